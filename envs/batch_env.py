@@ -1,0 +1,281 @@
+"""N worlds of a task as one gymnasium vector environment with pictures, moving cameras and exact snapshots."""
+
+import time
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from envs.appearance import sample_look
+from envs.cameras import nominal_cameras, sample_poses, to_world
+from envs.sim import ThreadsSim
+from robo_repr.core.errors import UserError
+from robo_repr.core.seeding import rng
+
+REWARDS = ("dense", "sparse")
+HOLD = 10  # steps in a row that the success condition must hold, up to an episode's last step (MVP's rule)
+
+
+class BatchEnv(VectorEnv):
+    """N worlds of one task. Build it with `make_env`, which checks the settings.
+
+    Observations (torch, valid until the next step):
+        images: (N, V, 3, H, W) uint8; (N, V, F, 3, H, W), oldest first, when frame_stack F > 1.
+        state: (N, S) float32, what the robot knows of itself.
+        camera: (N, V, 8) float32 world pose of each camera now: position 3, quaternion wxyz 4, vertical field of view in degrees 1.
+
+    Actions are (N, A) in [-1, 1], numpy or torch. Episodes end by time only (truncation). A world whose episode ended is reset in the same
+    step: the observation returned is the next episode's first one, and ``info["final_obs"]`` holds the last one of the old.
+
+    Info of a step, all of the step just taken and (N,): ``success`` (the condition held through the last 10 steps), ``success_end`` (holds
+    now), ``success_ever``, ``episode_return``, ``episode_length``, ``bad_physics`` (MuJoCo gave the world up; the episode was ended as a
+    failure), ``_final_obs`` (rows of ``final_obs`` that are valid; the key is there when any is).
+
+    Every episode has an id. Its start state, cameras and appearance are functions of (seed, id) alone, whatever the policy, the cameras or
+    the other worlds did before.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_fps": 20, "render_modes": []}
+
+    def __init__(
+        self,
+        task_class: type,
+        *,
+        num_envs: int,
+        views: list[str],
+        camera: str,
+        horizon: int,
+        seed: int,
+        appearance: str,
+        quality: str,
+        image_size: int,
+        privileged: bool,
+        reward: str,
+        frame_stack: int,
+        device: str,
+        episode_ids: list[int] | None,
+        render_threads: int | None,
+    ):
+        self._model = task_class.spec().compile()
+        self._cameras = nominal_cameras(self._model, views)
+        self._sim = ThreadsSim(self._model, num_envs, quality, render_threads)
+        self.task = task_class(self._model, num_envs)
+        self.num_envs, self.views, self.horizon, self.seed, self.device = num_envs, views, horizon, seed, torch.device(device)
+        self.camera, self.appearance, self.image_size, self.privileged = camera, appearance, image_size, privileged
+        self.frame_stack, self.reward, self._evaluation_ids = frame_stack, reward, episode_ids
+        self.seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
+
+        self._counts = np.zeros(num_envs, dtype=np.int64)  # episodes begun in each world
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._held = np.zeros(num_envs, dtype=np.int64)  # steps in a row that the condition has held
+        self._ever = np.zeros(num_envs, dtype=bool)
+        self._returns = np.zeros(num_envs, dtype=np.float64)
+        self._poses = np.zeros((num_envs, len(views), 8))
+        self._looks = [sample_look("plain", rng(0, "none"))] * num_envs
+        self._frames = torch.zeros((num_envs, len(views), frame_stack, 3, image_size, image_size), dtype=torch.uint8)
+        self._begun = False
+
+        state_size = task_class.state_size(privileged)
+        shape = (len(views), 3, image_size, image_size) if frame_stack == 1 else (len(views), frame_stack, 3, image_size, image_size)
+        self.single_observation_space = gymnasium.spaces.Dict(
+            {
+                "images": gymnasium.spaces.Box(0, 255, shape, np.uint8),
+                "state": gymnasium.spaces.Box(-np.inf, np.inf, (state_size,), np.float32),
+                "camera": gymnasium.spaces.Box(-np.inf, np.inf, (len(views), 8), np.float32),
+            }
+        )
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (task_class.action_dim,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    @property
+    def episodes(self) -> list[tuple]:
+        """The current episode's id of each world: ("training", world, count) or ("evaluation", id)."""
+        return [self._episode(world) for world in range(self.num_envs)]
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        """Begins an episode in every world. With a seed the episodes are counted from the start again; without, the next ones begin."""
+        if seed is not None:
+            self.seed = seed
+        if seed is not None or not self._begun:
+            self._counts[:] = 0
+        else:
+            self._counts += 1
+        self._begun = True
+        everyone = np.arange(self.num_envs)
+        self._start(everyone)
+        self._draw(everyone, fresh=True)
+        return self._observation(), {}
+
+    def stagger(self) -> None:
+        """Spreads the worlds over the horizon, so that later resets come one by one: world i is taken to be at step i * horizon / N."""
+        self._steps = np.arange(self.num_envs) * self.horizon // self.num_envs
+
+    def step(self, actions: np.ndarray | torch.Tensor) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor, dict]:
+        """One control step of every world; see the class."""
+        actions = self._checked(actions)
+        began = time.perf_counter()
+        bad = self._sim.step(self.task.control(self._sim, self._readings, actions), self.task.substeps)
+        self._readings = self._sim.readings()
+        holds = self.task.success(self._readings).numpy() & ~bad
+        reward = holds.astype(np.float32) if self.reward == "sparse" else self.task.reward(self._readings).numpy()
+        reward = np.where(bad, np.float32(0), reward)
+        self._steps += 1
+        self._held = np.where(holds, self._held + 1, 0)
+        self._ever |= holds
+        self._returns += reward
+        done = (self._steps >= self.horizon) | bad
+        info = {
+            "success": self._tensor(self._held >= HOLD),
+            "success_end": self._tensor(holds),
+            "success_ever": self._tensor(self._ever.copy()),
+            "episode_return": self._tensor(self._returns.astype(np.float32)),
+            "episode_length": self._tensor(self._steps.copy()),
+            "bad_physics": self._tensor(bad),
+            "_final_obs": self._tensor(done),
+        }
+        self.seconds["physics"] += time.perf_counter() - began
+
+        self._draw(np.arange(self.num_envs), fresh=False)
+        ended = np.flatnonzero(done)
+        if len(ended):
+            info["final_obs"] = {key: value.clone() for key, value in self._observation().items()}
+            self._counts[ended] += 1
+            self._start(ended)
+            self._draw(ended, fresh=True)
+        return self._observation(), self._tensor(reward), self._tensor(np.zeros_like(done)), self._tensor(done), info
+
+    def expert_actions(self) -> np.ndarray:
+        """Actions (N, A) of the task's scripted expert, which sees the simulator's state."""
+        return self.task.expert(self._readings)
+
+    def render_at(self, size: int, worlds: list[int] | None = None, views: list[str] | None = None) -> np.ndarray:
+        """The current states drawn anew, (n, V, size, size, 3) uint8, as for a film.
+
+        Args:
+            size: height and width in pixels, at most 1280.
+            worlds: which worlds; default all.
+            views: which cameras, also ones that are not observed (these stand at their nominal pose); default the observed ones.
+        """
+        ids = np.arange(self.num_envs) if worlds is None else np.asarray(worlds)
+        if views is None:
+            cameras, poses = self._cameras, self._poses
+        else:
+            cameras = nominal_cameras(self._model, views)
+            observed = {camera.name: column for column, camera in enumerate(self._cameras)}
+            poses = np.stack(
+                [self._poses[:, observed[c.name]] if c.name in observed else np.tile(c.pose, (self.num_envs, 1)) for c in cameras], axis=1
+            )
+        world_poses = self._world_poses(cameras, poses)[ids]
+        return self._sim.render(world_poses, ids, [self._looks[i] for i in ids], size)
+
+    def state_dict(self) -> dict:
+        """Everything a later step depends on; with `load_state_dict` the worlds go on bit by bit as if nothing had happened."""
+        return {
+            "sim": self._sim.get_state(),
+            "task": self.task.state_dict(),
+            "seed": self.seed,
+            "counts": self._counts.copy(),
+            "steps": self._steps.copy(),
+            "held": self._held.copy(),
+            "ever": self._ever.copy(),
+            "returns": self._returns.copy(),
+            "frames": self._frames.clone(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restores a `state_dict` of an environment with the same settings.
+
+        Raises:
+            UserError: the snapshot is of another number of worlds, views or picture size.
+        """
+        found, expected = tuple(state["frames"].shape), tuple(self._frames.shape)
+        if found != expected or state["sim"].shape != self._sim.get_state().shape:
+            raise UserError(
+                f"The snapshot holds pictures (worlds, views, frames, 3, H, W) = {found}, this environment has {expected}. Build it with the "
+                "same task, num_envs, views, frame_stack and image_size as the run that saved it."
+            )
+        self.seed = int(state["seed"])
+        self._counts, self._steps, self._held = (np.array(state[key], dtype=np.int64) for key in ("counts", "steps", "held"))
+        self._ever, self._returns = np.array(state["ever"], dtype=bool), np.array(state["returns"], dtype=np.float64)
+        self._sim.set_state(state["sim"])
+        self.task.load_state_dict(state["task"])
+        self._begin_episodes(np.arange(self.num_envs))
+        self._readings = self._sim.readings()
+        self._frames = state["frames"].clone()
+        self._begun = True
+
+    def observation(self) -> dict:
+        """The current observation, as the last reset or step returned it."""
+        return self._observation()
+
+    def close_extras(self, **kwargs) -> None:
+        self._sim.close()
+
+    def _episode(self, world: int) -> tuple:
+        if self._evaluation_ids is None:
+            return ("training", world, int(self._counts[world]))
+        return ("evaluation", self._evaluation_ids[(world + self.num_envs * int(self._counts[world])) % len(self._evaluation_ids)])
+
+    def _start(self, ids: np.ndarray) -> None:
+        """Puts worlds into the start states of their current episodes."""
+        began = time.perf_counter()
+        self._sim.write(ids, self.task.reset([rng(self.seed, "start", *self._episode(i)) for i in ids]))
+        self._sim.forward(ids)
+        self._readings = self._sim.readings()
+        self.task.begin(ids, self._readings)
+        self._steps[ids] = self._held[ids] = 0
+        self._ever[ids], self._returns[ids] = False, 0
+        self._begin_episodes(ids)
+        self.seconds["reset"] += time.perf_counter() - began
+
+    def _begin_episodes(self, ids: np.ndarray) -> None:
+        """Draws cameras and looks of the worlds' current episodes: functions of the seed and the episode alone, so never saved."""
+        episodes = [self._episode(i) for i in ids]
+        self._poses[ids] = sample_poses(self._cameras, self.camera, self.seed, episodes)
+        for i, episode in zip(ids, episodes, strict=True):
+            self._looks[i] = sample_look(self.appearance, rng(self.seed, "appearance", *episode))
+
+    def _draw(self, ids: np.ndarray, fresh: bool) -> None:
+        """Draws worlds into the frame stack; a fresh episode's first picture fills it."""
+        if not self._cameras:
+            return
+        began = time.perf_counter()
+        cameras = self._world_poses(self._cameras, self._poses)[ids]
+        pictures = torch.from_numpy(self._sim.render(cameras, ids, [self._looks[i] for i in ids], self.image_size)).permute(0, 1, 4, 2, 3)
+        if fresh:
+            self._frames[ids] = pictures[:, :, None].expand(-1, -1, self.frame_stack, -1, -1, -1)
+        else:
+            if self.frame_stack > 1:
+                self._frames[:, :, :-1] = self._frames[:, :, 1:].clone()
+            self._frames[:, :, -1] = pictures
+        self.seconds["render"] += time.perf_counter() - began
+
+    def _world_poses(self, cameras: list, poses: np.ndarray) -> np.ndarray:
+        """Camera poses (N, V, 8) in the world's frame."""
+        return to_world(poses, *self._sim.body_pose([camera.body for camera in cameras]))
+
+    def _observation(self) -> dict:
+        frames = self._frames[:, :, 0] if self.frame_stack == 1 else self._frames
+        camera = self._world_poses(self._cameras, self._poses).astype(np.float32)
+        state = self.task.observe(self._readings, self.privileged)
+        return {"images": frames.to(self.device), "state": state.to(self.device), "camera": self._tensor(camera)}
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _checked(self, actions: np.ndarray | torch.Tensor) -> np.ndarray:
+        """The actions as float64 (N, A); refuses other shapes, values outside [-1, 1] and NaN."""
+        if not self._begun:
+            raise RuntimeError("step() before reset(): call env.reset() once first.")
+        actions = actions.detach().cpu().numpy() if isinstance(actions, torch.Tensor) else np.asarray(actions)
+        expected = (self.num_envs, self.single_action_space.shape[0])
+        if actions.shape != expected:
+            raise ValueError(f"actions have the shape {actions.shape}; this environment takes (worlds, actions) = {expected}.")
+        actions = actions.astype(np.float64)
+        if not (np.abs(actions) <= 1).all():
+            world = int(np.flatnonzero(~(np.abs(actions) <= 1).all(axis=1))[0])
+            raise ValueError(f"action of world {world} is {actions[world]}; actions must be numbers in [-1, 1]. Clip the policy's output.")
+        return actions

@@ -1,0 +1,240 @@
+"""OpenGL without a display: which backend, and worker threads that each own one context and draw worlds.
+
+This module must be imported before mujoco or dm_control, which read MUJOCO_GL once, at their import.
+"""
+
+import os
+import subprocess
+import sys
+
+# Rasterise in the thread that draws: Mesa's own threads fight with ours. Read once, at the first context.
+os.environ.setdefault("LP_NUM_THREADS", "0")
+
+import atexit  # noqa: E402
+import copy  # noqa: E402
+import queue  # noqa: E402
+import threading  # noqa: E402
+import weakref  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from importlib import import_module  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+from robo_repr.core.errors import UserError, unknown  # noqa: E402
+
+GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libopengl0"
+QUALITIES = ("fast", "full")
+BACKENDS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}
+
+
+def opens_context(backend: str) -> bool:
+    """Whether a context of that backend opens; tried in a process of its own, since a failure can end the process."""
+    probe = "import mujoco; context = mujoco.GLContext(8, 8); context.make_current()"
+    env = {**os.environ, "MUJOCO_GL": backend}
+    env.pop("PYOPENGL_PLATFORM", None)
+    return subprocess.run([sys.executable, "-c", probe], env=env, capture_output=True, timeout=60).returncode == 0
+
+
+def choose_backend() -> str:
+    """The value for MUJOCO_GL: the user's, or the first of glfw (with a display), egl and osmesa that opens a context; "off" if none does."""
+    if chosen := os.environ.get("MUJOCO_GL"):
+        return chosen
+    candidates = ["egl", "osmesa"]
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        candidates.insert(0, "glfw")
+    return next((backend for backend in candidates if opens_context(backend)), "off")
+
+
+BACKEND = choose_backend()
+os.environ["MUJOCO_GL"] = BACKEND
+if BACKEND in ("egl", "osmesa"):
+    # mujoco sets it from MUJOCO_GL, but a stale value of the user's breaks the import.
+    os.environ["PYOPENGL_PLATFORM"] = BACKEND
+
+import mujoco  # noqa: E402
+
+
+@dataclass
+class Look:
+    """How one world differs from its model in the picture, by geom names."""
+
+    rgba: dict[str, np.ndarray] = field(default_factory=dict)  # colour (4,)
+    form: dict[str, tuple[int, np.ndarray, np.ndarray]] = field(default_factory=dict)  # mjtGeom, sizes (3,), position (3,)
+    light: np.ndarray | None = None  # (4,) direction 3 of the lamp and a factor on every light's brightness 1
+    clutter: bool = False
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to draw: the world's integration state, its camera poses (V, 8) in the world's frame and its look."""
+
+    state: np.ndarray
+    cameras: np.ndarray
+    look: Look
+
+
+class Renderer:
+    """Draws worlds of one model on `threads` worker threads, each with its own context for the renderer's life.
+
+    Raises:
+        UserError: no OpenGL backend works here.
+    """
+
+    def __init__(self, model: mujoco.MjModel, quality: str = "fast", threads: int = 1):
+        if quality not in QUALITIES:
+            raise unknown("quality", quality, QUALITIES)
+        if BACKEND not in BACKENDS:
+            raise UserError(
+                f"No OpenGL: MUJOCO_GL is '{BACKEND}' (found by trying egl and osmesa, unless you set it), so pictures cannot be drawn. "
+                f"Install the libraries (as root: apt-get install {GL_PACKAGES}) and unset MUJOCO_GL, or use encoder=identity "
+                "privileged=true, which needs no pictures."
+            )
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._done: queue.SimpleQueue = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=_Worker.main, args=(model, quality, self._jobs, self._done), daemon=True) for _ in range(threads)
+        ]
+        # torch's first optimiser imports this module and with it another LLVM, which crashes inside Mesa's once a context exists.
+        import torch._dynamo  # noqa: F401
+
+        for thread in self._threads:
+            thread.start()
+        _OPEN.add(self)
+        failures = [failure for failure in (self._done.get() for _ in self._threads) if failure is not None]
+        if failures:
+            self.close()
+            raise UserError(
+                f"OpenGL context could not be opened with MUJOCO_GL={BACKEND}: {failures[0]}. Unset MUJOCO_GL to let a working backend be "
+                f"found, or install the libraries (as root: apt-get install {GL_PACKAGES})."
+            )
+
+    def draw(self, shots: list[Shot], out: np.ndarray) -> None:
+        """Fills out (n, V, H, W, 3) uint8, row by row as the pictures show it from the top."""
+        if not shots:
+            return
+        count = min(len(self._threads), len(shots))
+        for part in np.array_split(np.arange(len(shots)), count):
+            self._jobs.put(([shots[i] for i in part], out[part[0] : part[-1] + 1]))
+        failures = [failure for failure in (self._done.get() for _ in range(count)) if failure is not None]
+        if failures:
+            raise RuntimeError(f"drawing failed: {failures[0]}") from failures[0]
+
+    def close(self) -> None:
+        """Ends the worker threads, each of which frees its own context."""
+        _OPEN.discard(self)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self._threads = []
+
+
+_OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # EGL's display goes before the objects do at interpreter exit, which would print tracebacks.
+    for renderer in list(_OPEN):
+        renderer.close()
+
+
+class _Worker:
+    """A thread's context, scene and data; made, used and freed in that thread alone."""
+
+    def __init__(self, model: mujoco.MjModel, quality: str):
+        self.model = model = _with_quality(model, quality)
+        self.data = mujoco.MjData(model)
+        width, height = model.vis.global_.offwidth, model.vis.global_.offheight
+        self.gl = import_module(BACKENDS[BACKEND]).GLContext(width, height)
+        self.gl.make_current()
+        self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
+        self.scene = mujoco.MjvScene(model, maxgeom=max(200, 4 * model.ngeom))
+        self.option = mujoco.MjvOption()
+        self.camera = mujoco.MjvCamera()
+        self.names = [model.geom(i).name for i in range(model.ngeom)]
+        if quality == "fast":
+            self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self.near, self.far = model.vis.map.znear * model.stat.extent, model.vis.map.zfar * model.stat.extent
+
+    @staticmethod
+    def main(model: mujoco.MjModel, quality: str, jobs: queue.SimpleQueue, done: queue.SimpleQueue) -> None:
+        try:
+            worker = _Worker(model, quality)
+        except Exception as error:
+            done.put(error)
+            return
+        done.put(None)
+        while (job := jobs.get()) is not None:
+            try:
+                worker.draw(*job)
+                done.put(None)
+            except Exception as error:
+                done.put(error)
+        worker.context.free()
+        worker.gl.free()
+
+    def draw(self, shots: list[Shot], out: np.ndarray) -> None:
+        height, width = out.shape[2:4]
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        flipped = np.empty((height, width, 3), dtype=np.uint8)
+        for shot, pictures in zip(shots, out, strict=True):
+            mujoco.mj_setState(self.model, self.data, shot.state, mujoco.mjtState.mjSTATE_INTEGRATION)
+            # What drawing needs, a third of the cost of a forward step.
+            mujoco.mj_kinematics(self.model, self.data)
+            mujoco.mj_comPos(self.model, self.data)
+            mujoco.mj_camlight(self.model, self.data)
+            self.option.geomgroup[5] = shot.look.clutter
+            mujoco.mjv_updateScene(self.model, self.data, self.option, None, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene)
+            self._apply(shot.look)
+            for pose, picture in zip(shot.cameras, pictures, strict=True):
+                self._aim(pose)
+                mujoco.mjr_render(viewport, self.scene, self.context)
+                mujoco.mjr_readPixels(flipped, None, viewport, self.context)
+                picture[:] = flipped[::-1]
+
+    def _aim(self, pose: np.ndarray) -> None:
+        """Moves the scene's GL cameras, so that the shared model stays untouched."""
+        matrix = np.empty(9)
+        mujoco.mju_quat2Mat(matrix, np.ascontiguousarray(pose[3:7]))
+        forward, up = -matrix[2::3], matrix[1::3]
+        top = self.near * np.tan(np.radians(pose[7]) / 2)
+        for camera in self.scene.camera:
+            camera.pos, camera.forward, camera.up = pose[:3], forward, up
+            camera.frustum_near, camera.frustum_far = self.near, self.far
+            camera.frustum_top, camera.frustum_bottom = top, -top
+            camera.frustum_center = camera.frustum_width = 0
+        for light in self.scene.lights[: self.scene.nlight]:
+            if light.headlight:
+                light.pos, light.dir = pose[:3], forward
+
+    def _apply(self, look: Look) -> None:
+        """Recolours and reshapes the scene's geoms; the model stays untouched."""
+        if look.rgba or look.form:
+            for geom in self.scene.geoms[: self.scene.ngeom]:
+                if geom.objtype != mujoco.mjtObj.mjOBJ_GEOM:
+                    continue
+                name = self.names[geom.objid]
+                if name in look.rgba:
+                    geom.rgba = look.rgba[name]
+                if name in look.form:
+                    geom.type, geom.size, geom.pos = look.form[name]
+        if look.light is not None:
+            for light in self.scene.lights[: self.scene.nlight]:
+                light.diffuse, light.ambient = light.diffuse * look.light[3], light.ambient * look.light[3]
+                if not light.headlight:
+                    light.dir = look.light[:3]
+
+
+def _with_quality(model: mujoco.MjModel, quality: str) -> mujoco.MjModel:
+    """A copy whose quality fields are set before a context is built from it; "full" is the model as it is."""
+    model = copy.copy(model)
+    if quality == "fast":
+        model.vis.quality.shadowsize = 0
+        model.vis.quality.offsamples = 0
+        # Spheres and cylinders of 12 x 8 facets look the same at these sizes; numquads stays, lighting is per vertex.
+        model.vis.quality.numslices, model.vis.quality.numstacks = 12, 8
+    return model
+

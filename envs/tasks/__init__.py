@@ -1,0 +1,1 @@
+"""Native tasks: one Python file and one XML each."""
