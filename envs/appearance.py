@@ -17,7 +17,7 @@ def sample_look(appearance: str, generator: np.random.Generator) -> Look:
     """The look of one episode. Targets keep their colour, and no distractor is red, so the target stays recognisable."""
     if appearance == "plain":
         return Look()
-    rgba = {name: _colour(generator, saturation=(0.0, 0.5), value=(0.35, 0.95)) for name in BACKGROUND}
+    rgba = {name: _colour(generator, saturation=(0.0, 0.5), value=(0.3, 0.85)) for name in BACKGROUND}
     form = {}
     for name in CLUTTER:
         rgba[name] = _colour(generator, saturation=(0.3, 1.0), value=(0.3, 1.0))

@@ -12,6 +12,7 @@ os.environ.setdefault("LP_NUM_THREADS", "0")
 
 import atexit  # noqa: E402
 import copy  # noqa: E402
+import functools  # noqa: E402
 import queue  # noqa: E402
 import threading  # noqa: E402
 import weakref  # noqa: E402
@@ -101,6 +102,7 @@ class Renderer:
             thread.start()
         _OPEN.add(self)
         failures = [failure for failure in (self._done.get() for _ in self._threads) if failure is not None]
+        _close_all_at_exit()
         if failures:
             self.close()
             raise UserError(
@@ -132,11 +134,10 @@ class Renderer:
 _OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 
 
-@atexit.register
-def _close_all() -> None:
-    # EGL's display goes before the objects do at interpreter exit, which would print tracebacks.
-    for renderer in list(_OPEN):
-        renderer.close()
+@functools.cache
+def _close_all_at_exit() -> None:
+    """Called once a context exists: exit handlers run last in, first out, and ours must come before the one that ends EGL's display."""
+    atexit.register(lambda: [renderer.close() for renderer in list(_OPEN)])
 
 
 class _Worker:

@@ -1,0 +1,275 @@
+import numpy as np
+import pytest
+import torch
+
+from envs import list_tasks, make_env
+from robo_repr.core.errors import UserError
+
+SMALL = {"num_envs": 3, "horizon": 12, "image_size": 32}
+
+
+@pytest.fixture
+def build():
+    """make_env whose environments are closed after the test."""
+    built = []
+
+    def make(task="reach", **settings):
+        built.append(make_env(task, **{**SMALL, **settings}))
+        return built[-1]
+
+    yield make
+    for env in built:
+        env.close()
+
+
+def actions(env, step):
+    return np.random.default_rng(step).uniform(-1, 1, (env.num_envs, env.single_action_space.shape[0]))
+
+
+def copy(obs):
+    return {key: value.clone() for key, value in obs.items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("task", list_tasks())
+def test_same_seed_same_episodes(build, task):
+    one, two = (build(task, views=["front", "wrist"], appearance="random", seed=5) for _ in range(2))
+    assert same(one.reset()[0], two.reset()[0])
+    for step in range(15):
+        first, second = one.step(actions(one, step)), two.step(actions(two, step))
+        assert same(first[0], second[0]) and torch.equal(first[1], second[1]) and torch.equal(first[3], second[3])
+
+
+@pytest.mark.parametrize("task", list_tasks())
+def test_observations_are_as_declared(build, task):
+    env = build(task, views=["front", "left", "wrist"])
+    obs, _ = env.reset()
+    assert obs["images"].shape == (3, 3, 3, 32, 32) and obs["images"].dtype == torch.uint8
+    assert obs["camera"].shape == (3, 3, 8) and obs["state"].dtype == torch.float32
+    assert env.observation_space.contains({key: value.numpy() for key, value in obs.items()})
+    rewards = torch.stack([env.step(actions(env, step))[1] for step in range(20)])
+    assert rewards.min() >= 0 and rewards.max() <= 1
+
+
+def test_the_kth_episode_starts_alike_whatever_happened_before(build):
+    def starts(policy, **settings):
+        env = build(views=["front"], **settings)
+        states = [copy(env.reset()[0])]
+        for step in range(36):
+            obs, *_, truncated, _info = env.step(policy(env, step))
+            if truncated.any():
+                states.append(copy(obs))
+        return states
+
+    def still(env, step):
+        return np.zeros((env.num_envs, 3))
+
+    base = starts(actions)
+    assert len(base) == 4 and not torch.equal(base[0]["state"], base[1]["state"])
+    for other in (starts(still), starts(actions, appearance="random"), starts(actions, camera="L4")):
+        assert all(torch.equal(a["state"], b["state"]) for a, b in zip(base, other, strict=True))
+    assert all(torch.equal(a["images"], b["images"]) for a, b in zip(base, starts(still), strict=True))
+    more_worlds = starts(actions, num_envs=5)
+    assert all(torch.equal(a["state"], b["state"][:3]) for a, b in zip(base, more_worlds, strict=True))
+
+
+def test_evaluation_episodes_are_fixed_by_their_ids(build):
+    env = build(views=[], episode_ids=[7, 8, 9, 10])
+    first = copy(env.reset()[0])["state"]
+    for step in range(12):
+        obs, *_ = env.step(actions(env, step))
+    assert env.episodes == [("evaluation", 10), ("evaluation", 7), ("evaluation", 8)]
+    assert torch.equal(obs["state"][1], first[0]) and torch.equal(obs["state"][2], first[1])
+    assert torch.equal(build(views=[], episode_ids=[9], num_envs=1).reset()[0]["state"][0], first[2])
+    training = build(views=[]).reset()[0]["state"]
+    assert not torch.isclose(training, first).all(dim=1).any()
+
+
+def test_reset_with_a_seed_starts_over_and_without_goes_on(build):
+    env = build(views=[])
+    first = copy(env.reset(seed=4)[0])
+    second = copy(env.reset()[0])
+    assert not torch.equal(first["state"], second["state"])
+    assert same(env.reset(seed=4)[0], first)
+
+
+def test_the_last_observation_of_an_episode_is_kept(build):
+    env = build(views=["front"], horizon=4)
+    env.reset()
+    for step in range(3):
+        before, *_, info = env.step(actions(env, step))
+        before = copy(before)
+        assert "final_obs" not in info and not info["_final_obs"].any()
+    obs, _, terminated, truncated, info = env.step(np.zeros((3, 3)))
+    assert truncated.all() and not terminated.any() and info["_final_obs"].all()
+    assert (info["episode_length"] == 4).all()
+    assert (info["final_obs"]["state"] - before["state"]).norm(dim=1).max() < (obs["state"] - before["state"]).norm(dim=1).min()
+    assert not torch.equal(info["final_obs"]["images"], obs["images"])
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_a_restored_batch_goes_on_bit_by_bit(build, frame_stack):
+    settings = {"views": ["front", "wrist"], "appearance": "random", "frame_stack": frame_stack, "camera": "L3"}
+    env = build(**settings)
+    env.reset()
+    env.stagger()
+    for step in range(9):
+        env.step(actions(env, step))
+    state, now = env.state_dict(), copy(env.observation())
+    expected = [(copy(out[0]), out[1].clone(), out[4]["success_ever"].clone()) for out in (env.step(actions(env, s)) for s in range(9, 40))]
+    other = build(**settings, seed=99)
+    other.load_state_dict(state)
+    assert same(other.observation(), now)
+    for step, (obs, reward, ever) in enumerate(expected, start=9):
+        found = other.step(actions(other, step))
+        assert same(found[0], obs) and torch.equal(found[1], reward) and torch.equal(found[4]["success_ever"], ever)
+
+
+def test_a_snapshot_of_other_settings_is_refused(build):
+    env = build(views=["front"])
+    env.reset()
+    with pytest.raises(UserError, match="num_envs"):
+        build(views=["front"], num_envs=2).load_state_dict(env.state_dict())
+
+
+def test_frames_are_stacked_oldest_first(build):
+    env = build(views=["wrist"], frame_stack=3)
+    obs = copy(env.reset()[0])
+    assert obs["images"].shape == (3, 1, 3, 3, 32, 32) and torch.equal(obs["images"][:, :, 0], obs["images"][:, :, 2])
+    last = obs
+    for step in range(12):
+        obs = copy(env.step(actions(env, step))[0])
+        if step < 11:
+            assert torch.equal(obs["images"][:, :, :2], last["images"][:, :, 1:])
+        last = obs
+    assert torch.equal(obs["images"][:, :, 0], obs["images"][:, :, 2])  # a new episode began: no picture of the old one is left
+
+
+def test_success_asks_for_ten_steps_in_a_row(build):
+    env = build(views=[], horizon=60)
+    env.reset()
+    within = 0
+    for step in range(60):
+        # The expert arrives, leaves for a while, and comes back.
+        move = env.expert_actions() if step < 30 or step > 40 else -np.ones((3, 3)) * [0, 0, -1]
+        info = env.step(move)[4]
+        within = torch.where(info["success_end"], within + 1, 0)
+        assert torch.equal(info["success"], within >= 10)
+        if step == 40:
+            assert info["success_ever"].all() and not info["success_end"].any()
+    assert info["success"].all() and (info["episode_length"] == 60).all()
+
+
+def test_the_expert_succeeds_and_doing_nothing_does_not():
+    env = make_env("reach", num_envs=100, views=[], episode_ids=range(1000, 1100))
+    for policy, low, high in ((env.expert_actions, 0.97, 1.0), (lambda: np.zeros((100, 3)), 0.0, 0.05)):
+        env.reset(seed=0)
+        for _ in range(env.horizon):
+            info = env.step(policy())[4]
+        assert low <= info["success"].float().mean() <= high
+    env.close()
+
+
+def test_start_geometry():
+    env = make_env("reach", num_envs=200, views=[], privileged=True)
+    obs, _ = env.reset()
+    tool, ball = obs["state"][:, :3] * 0.15, obs["state"][:, 13:] * 0.15
+    assert obs["state"].shape == (200, 16)
+    assert (tool - ball).norm(dim=1).min() >= 0.08
+    span = ball.max(dim=0).values - ball.min(dim=0).values
+    assert (span > torch.tensor([0.26, 0.28, 0.24])).all() and (span <= torch.tensor([0.28, 0.30, 0.26]) + 1e-4).all()
+    env.close()
+
+
+def test_only_privileged_state_knows_the_ball(build):
+    """With equal arms and different balls, the state differs in its last three numbers or not at all."""
+    env = build(views=[], privileged=True)
+    env.reset()
+    env._sim._batch.bind("mocap_pos")[:] += 0.1
+    before = env.observation()["state"].clone()
+    env._sim.forward(np.arange(3))
+    env._readings = env._sim.readings()
+    changed = (env.observation()["state"] - before).abs()
+    assert (changed[:, :13] == 0).all() and (changed[:, 13:] > 0).all()
+
+
+def test_sparse_reward_is_the_condition(build):
+    env = build(views=[], reward="sparse", horizon=40)
+    env.reset()
+    for _ in range(40):
+        _, reward, _, _, info = env.step(env.expert_actions())
+        assert torch.equal(reward, info["success_end"].float())
+    assert reward.all()
+
+
+def test_actions_are_checked(build):
+    env = build(views=[])
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step(np.zeros((3, 3)))
+    env.reset()
+    for wrong in (np.zeros((3, 2)), np.full((3, 3), 1.01), np.full((3, 3), np.nan)):
+        with pytest.raises(ValueError, match="action"):
+            env.step(wrong)
+    env.step(torch.ones(3, 3))
+
+
+def test_stagger_spreads_the_resets(build):
+    env = build(views=[], num_envs=4)
+    env.reset()
+    env.stagger()
+    ends = [int(env.step(np.zeros((4, 3)))[3].sum()) for _ in range(24)]
+    assert max(ends) == 1 and sum(ends) == 8
+
+
+def test_broken_physics_ends_the_episode_as_a_failure(build):
+    env = build(views=[], horizon=40)
+    env.reset()
+    for _ in range(30):
+        env.step(env.expert_actions())
+    env._sim._batch.bind("qvel")[1] = np.nan
+    info = env.step(env.expert_actions())[4]
+    assert info["bad_physics"].tolist() == [False, True, False] and info["_final_obs"].tolist() == [False, True, False]
+    assert info["success"].tolist() == [True, False, True]
+    assert torch.isfinite(env.observation()["state"]).all()
+    assert not env.step(env.expert_actions())[4]["bad_physics"].any()
+
+
+def test_the_hand_camera_moves_with_the_hand(build):
+    env = build(views=["front", "wrist"], camera="L2")
+    before = env.reset()[0]["camera"].clone()
+    for _ in range(5):
+        obs, *_ = env.step(np.tile([0.0, 0.0, -1.0], (3, 1)))
+    moved = obs["camera"] - before
+    assert (moved[:, 0] == 0).all()
+    assert (moved[:, 1, 2] < -0.05).all() and (moved[:, 1, 7] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task": "reech"},
+        {"views": ["frnt"]},
+        {"views": 3},
+        {"camera": "L9"},
+        {"camera": 1},
+        {"num_envs": 0},
+        {"num_envs": 1.5},
+        {"horizon": 0},
+        {"image_size": 0},
+        {"frame_stack": 0},
+        {"seed": -1},
+        {"appearance": "plane"},
+        {"quality": "fst"},
+        {"reward": "spars"},
+        {"sim": "thread"},
+        {"episode_ids": []},
+    ],
+)
+def test_wrong_settings_are_named(settings):
+    (key, value), *_ = settings.items()
+    with pytest.raises(UserError) as error:
+        make_env(settings.pop("task", "reach"), **settings)
+    assert key in str(error.value) and (not value or str(value) in str(error.value) or str(value[0]) in str(error.value))

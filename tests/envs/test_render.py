@@ -1,0 +1,118 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from envs import make_env
+from envs.cameras import LEVELS
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = make_env("reach", num_envs=2, views=["front", "wrist"], camera="L3", quality="full", appearance="plain", render_threads=1)
+    env.reset()
+    yield env
+    env.close()
+
+
+def test_full_quality_is_what_mujoco_draws_with_that_camera(env):
+    """Our moved cameras against mujoco's own renderer on a copy of the model whose camera was edited."""
+    import mujoco
+
+    model = env._model.__copy__()
+    data = mujoco.MjData(model)
+    for world in range(2):
+        mujoco.mj_setState(model, data, env._sim.get_state()[world], mujoco.mjtState.mjSTATE_INTEGRATION)
+        for column, view in enumerate(env.views):
+            camera = model.camera(view)
+            camera.pos[:], camera.quat[:], camera.fovy[:] = np.split(env._poses[world, column], [3, 7])
+            mujoco.mj_forward(model, data)
+            with mujoco.Renderer(model, 84, 84) as renderer:
+                renderer.update_scene(data, view)
+                expected = renderer.render().astype(int)
+            found = env.observation()["images"][world, column].permute(1, 2, 0).numpy().astype(int)
+            difference = np.abs(found - expected)
+            assert difference.mean() < 0.1, (world, view, difference.mean())
+            assert difference.mean() < 0.02 * np.abs(np.roll(found, 3, axis=1) - expected).mean()  # it is this view, not any view
+
+
+def test_drawing_leaves_no_trace_in_the_model(env):
+    before = env._model.cam_pos.copy(), env._model.geom_rgba.copy()
+    colourful = make_env("reach", num_envs=2, views=["front"], camera="L5", appearance="random", image_size=32)
+    colourful.reset()
+    assert np.array_equal(env._model.cam_pos, before[0]) and np.array_equal(env._model.geom_rgba, before[1])
+    one, two = colourful.observation()["images"][:, 0]
+    assert (one.float() - two.float()).abs().mean() > 5
+    colourful.close()
+
+
+def test_threads_draw_the_same_pictures():
+    pictures = []
+    for threads in (1, 2):
+        env = make_env("reach", num_envs=4, views=["front", "wrist"], appearance="random", render_threads=threads)
+        env.reset()
+        env.step(np.ones((4, 3)))
+        pictures.append(env.observation()["images"].clone())
+        env.close()
+    assert torch.equal(*pictures)
+
+
+def test_the_ball_is_in_the_picture():
+    """In (nearly) every start state the wrist camera sees the red ball; the control is a picture without it."""
+    env = make_env("reach", num_envs=40, views=["wrist", "front"], camera="L1")
+    env.reset()
+
+    def red(images):
+        r, g, b = images.float().unbind(dim=2)
+        return ((r > 100) & (r > 2 * g) & (r > 2 * b)).sum(dim=(-1, -2))
+
+    pixels = red(env.observation()["images"])
+    assert (pixels[:, 0] >= 4).float().mean() >= 0.95 and (pixels[:, 1] >= 4).float().mean() >= 0.95
+    env._sim._batch.bind("mocap_pos")[:, 0, 2] = -5
+    hidden = torch.from_numpy(env.render_at(84)).permute(0, 1, 4, 2, 3)
+    assert red(hidden).max() == 0
+    env.close()
+
+
+def test_films_can_be_drawn_from_cameras_that_are_not_observed():
+    env = make_env("reach", num_envs=2, views=[], camera="L0")
+    env.reset()
+    assert env.render_at(64, worlds=[1], views=["front", "left", "wrist"]).shape == (1, 3, 64, 64, 3)
+    env.close()
+
+
+@pytest.mark.parametrize("level", list(LEVELS))
+def test_the_observed_camera_is_the_drawn_one(level):
+    """render_at with the same size repeats the observation."""
+    env = make_env("reach", num_envs=1, views=["front"], camera=level, image_size=48)
+    env.reset()
+    assert np.array_equal(env.render_at(48)[0, 0], env.observation()["images"][0, 0].permute(1, 2, 0).numpy())
+    env.close()
+
+
+def run(code, **env):
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120)
+
+
+def test_an_optimiser_can_be_built_after_a_context():
+    """torch loads a second LLVM with its first optimiser; after a software GL context that used to end the process."""
+    code = (
+        "import torch; from envs import make_env; env = make_env('reach', views=['front'], image_size=32); env.reset();"
+        "torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))]); env.step(env.expert_actions()); print('alive')"
+    )
+    result = run(code)
+    assert result.returncode == 0 and result.stdout.strip() == "alive" and "Error" not in result.stderr, result.stderr
+
+
+def test_without_opengl_only_pictures_fail():
+    code = (
+        "from envs import make_env; from robo_repr.core.errors import UserError\n"
+        "env = make_env('reach', views=[]); env.reset(); env.step(env.expert_actions())\n"
+        "try: make_env('reach', views=['front']).reset()\n"
+        "except UserError as error: print(error)"
+    )
+    result = run(code, MUJOCO_GL="off")
+    assert result.returncode == 0 and "libegl1" in result.stdout, result.stderr
