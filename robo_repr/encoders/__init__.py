@@ -1,0 +1,48 @@
+"""Encoders: images to features. One file per encoder, one YAML in configs/encoder/ per name."""
+
+import torch
+
+from robo_repr.core.config import build, config_names, load_part
+from robo_repr.core.errors import UserError, unknown
+from robo_repr.encoders.base import Encoder
+
+
+def list_encoders() -> list[str]:
+    """Names that `load_encoder` takes."""
+    return config_names("encoder")
+
+
+def load_encoder(
+    name: str, *, variant: str | None = None, weights: str | None = None, device: str | torch.device = "cpu", **settings
+) -> Encoder:
+    """A frozen encoder in eval mode.
+
+    Args:
+        name: one of `list_encoders`.
+        variant: a size of that encoder; None takes the one of its YAML.
+        weights: None for the bundled weights, ``"random"`` for untrained ones, or a file (.safetensors, or .pth in the official layout).
+        device: where it computes; pictures are moved there.
+        settings: other keys of configs/encoder/<name>.yaml.
+
+    Raises:
+        UserError: an unknown name, variant or setting, or weights that cannot be used; the text says what to do.
+    """
+    node = load_part("encoder", name)
+    for key in settings:
+        if key not in node or key == "_target_":
+            raise unknown(f"setting of encoder={name}", key, [key for key in node if key != "_target_"])
+    return build_encoder({**node, **settings}, name, variant, weights, device)
+
+
+def build_encoder(node: dict, name: str, variant: str | None, weights: str | None, device: str | torch.device) -> Encoder:
+    """The frozen encoder of a YAML's content `node`; `variant` and `weights` replace the YAML's values unless they are None."""
+    node = dict(node)
+    for key, value in (("variant", variant), ("weights", weights)):
+        if value is None:
+            continue
+        if key not in node:
+            takes = ", ".join(key for key in node if key != "_target_") or "none"
+            raise UserError(f"encoder={name} takes no {key}= (found {key}={value}). Leave it out; its settings: {takes}.")
+        node[key] = value
+    encoder: Encoder = build(node)
+    return encoder.to(device).freeze()

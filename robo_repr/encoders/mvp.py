@@ -1,0 +1,133 @@
+"""MVP: Masked Visual Pre-training for motor control. A plain ViT, pretrained as a masked autoencoder, seen through its class token.
+
+Papers: Xiao et al. 2022, https://arxiv.org/abs/2203.06173; Radosavovic et al. 2022, https://arxiv.org/abs/2210.03109.
+Code: github.com/ir413/mvp; the body here is timm's (Apache 2.0), with the parameter names of the released files.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robo_repr.core.errors import unknown
+from robo_repr.encoders.base import Encoder, EncoderSpec, Features
+from robo_repr.encoders.weights import file_sha256, find_weights, load_weights
+from robo_repr.nn.positions import sincos_2d
+
+
+@dataclass(frozen=True)
+class Size:
+    """A ViT's size: picture and patch in pixels, width, depth and heads. The position table is one more row than there are patches."""
+
+    picture: int
+    patch: int
+    dim: int
+    depth: int
+    heads: int
+
+
+VARIANTS = {
+    "tiny": Size(84, 14, 128, 4, 4),
+    # The released ones. ViT-S has 12 heads, not timm's 6: weights fit both, features differ (mvp/backbones/vit.py).
+    "vits": Size(224, 16, 384, 12, 12),
+    "vitb": Size(224, 16, 768, 12, 12),
+    "vitl": Size(256, 16, 1024, 24, 16),
+}
+
+
+class MVP(Encoder):
+    """The encoder: pooled (B, D) is the class token after the final norm, tokens (B, K, D) are the patches after it.
+
+    Args:
+        variant: a key of `VARIANTS`.
+        weights: None for the bundled file, ``"random"`` for an untrained network, or a file; see `robo_repr.encoders.weights`.
+        seed: draws the untrained weights.
+
+    Unlike the official class, no gradient is cut off inside: `freeze` decides, and it includes the final norm.
+    """
+
+    prefix_tokens = 1
+
+    def __init__(self, variant: str = "tiny", weights: str | None = None, seed: int = 0):
+        if variant not in VARIANTS:
+            raise unknown("variant", str(variant), VARIANTS)
+        size = VARIANTS[variant]
+        grid = (size.picture // size.patch,) * 2
+        spec = EncoderSpec("mvp", (size.picture, size.picture), size.dim, token_dim=size.dim, grid=grid, can=frozenset({"mask"}))
+        # Before the network is built: an absent file need not wait for it.
+        path = None if weights == "random" else find_weights("mvp", variant, weights)
+        super().__init__(spec, variant)
+        self.vit = build_vit(size)
+        if path is None:
+            initialise(self.vit, grid, seed)
+            self.trained_by = f"untrained, drawn with seed {seed}"
+        else:
+            metadata = load_weights(self.vit, path, f"mvp variant={variant}")
+            self.weights_sha256 = file_sha256(path)
+            self.trained_by = metadata.get("trained_by", f"the file {path.name}")
+        self.vit.pos_embed.requires_grad_(False)
+
+    def encode(self, images: Tensor) -> Features:
+        sequence = self.vit.forward_features(images).float()  # float32 also under autocast
+        return Features(sequence[:, 0], sequence[:, 1:])
+
+    def visible(self, images: Tensor, keep: Tensor, prefix: bool = False) -> Tensor:
+        """Encodes some patches of each picture as if the others did not exist.
+
+        Args:
+            images: (B, 3, H, W) as for forward.
+            keep: (B, k) indices of the patches to see.
+            prefix: also return what precedes the patches, here the class token.
+
+        Returns:
+            (B, k, token_dim), or (B, prefix_tokens + k, token_dim), after the final norm, in the order of `keep`.
+        """
+        pixels = self.preprocess(self._checked(images)[:, 0])
+        tokens = self.vit.patch_embed(pixels) + self.vit.pos_embed[:, 1:]
+        tokens = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
+        first = (self.vit.cls_token + self.vit.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        sequence = self.vit.norm(self.vit.blocks(torch.cat([first, tokens], dim=1)))
+        return sequence if prefix else sequence[:, 1:]
+
+
+class Random(MVP):
+    """The same network untrained: what the architecture alone is worth."""
+
+    def __init__(self, variant: str = "tiny", seed: int = 0):
+        super().__init__(variant, "random", seed)
+
+
+def build_vit(size: Size, device: str | None = None) -> nn.Module:
+    """timm's ViT of that size without classifier, its parameters not yet set."""
+    # Here, so that the other encoders do without. On top of torch._dynamo, which rendering and torch's optimisers import anyway,
+    # timm and torchvision cost 1.4 s; torch._dynamo itself 3 s.
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=size.picture,
+        patch_size=size.patch,
+        embed_dim=size.dim,
+        depth=size.depth,
+        num_heads=size.heads,
+        num_classes=0,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        weight_init="skip",
+        device=device,
+    )
+
+
+@torch.no_grad()
+def initialise(vit: nn.Module, grid: tuple[int, int], seed: int) -> None:
+    """MAE's initialisation, a function of the seed alone: Xavier-uniform matrices (the patch kernel as one), N(0, 0.02) class token,
+    norms 1 and 0, biases 0, fixed sine-cosine positions."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in vit.named_parameters():
+        if name == "pos_embed":
+            parameter.copy_(sincos_2d(parameter.shape[2], grid, prefix=1))
+        elif name == "cls_token":
+            parameter.normal_(std=0.02, generator=generator)
+        elif parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+        else:
+            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
