@@ -1,0 +1,48 @@
+"""The table at the end of a run, read from its folder."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from robo_repr.core.metrics import read_metrics
+from robo_repr.core.stats import wilson
+
+
+def read_evaluations(run: Path) -> list[dict]:
+    """The rows of a run's evaluations.jsonl: policy, camera, success and so on."""
+    path = run / "evaluations.jsonl"
+    return read_metrics(path) if path.exists() else []
+
+
+def percent(success: float, episodes: int) -> str:
+    """A success rate with its 95 % Wilson interval, such as ``94 % [88, 97]``."""
+    low, high = wilson(round(success * episodes), episodes)
+    return f"{success:.0%} [{low:.0%}, {high:.0%}]".replace("%", " %", 1).replace("%", "", 0)
+
+
+def print_run(run: Path, console: Console) -> None:
+    """Prints what a finished run reached, beside the random policy and the expert on the same episodes, and where its files are."""
+    summary = json.loads((run / "summary.json").read_text())
+    encoder = summary["encoder"]
+    table = Table(title=f"{summary['task']}, encoder {encoder['name']}, camera {summary['eval_camera']}, seed {summary['seed']}")
+    for heading in ("policy", "success [95 %]", "return"):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    table.add_row("trained", percent(summary["success"], summary["episodes"]), f"{summary['return']:.2f}", style="bold")
+    for policy in ("random", "expert"):
+        for row in read_evaluations(run):
+            if (row["policy"], row["camera"], row["episodes"]) == (policy, summary["eval_camera"], summary["episodes"]):
+                table.add_row(policy, percent(row["success"], row["episodes"]), f"{row['return']:.2f}")
+                break
+    console.print(table)
+    minutes, seconds = divmod(round(summary["wall_s"]), 60)
+    lines = [
+        f"{summary['episodes']} evaluation episodes; {summary['env_steps']} steps, {summary['updates']} updates in {minutes} min {seconds} s",
+        f"films       {', '.join(str(film) for film in sorted((run / 'videos').glob('*.mp4'))) or 'none'}",
+        f"checkpoint  {max((run / 'checkpoints').iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)}",
+    ]
+    if encoder["trained_by"]:
+        lines.append(f"encoder     {encoder['trained_by']}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
