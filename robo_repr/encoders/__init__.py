@@ -30,7 +30,7 @@ def load_encoder(
     node = load_part("encoder", name)
     for key in settings:
         if key not in node or key == "_target_":
-            raise unknown(f"setting of encoder={name}", key, [key for key in node if key != "_target_"])
+            raise unknown(f"{name} setting", key, [key for key in node if key != "_target_"])
     return build_encoder({**node, **settings}, name, variant, weights, device)
 
 

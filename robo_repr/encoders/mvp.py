@@ -4,7 +4,7 @@ Papers: Xiao et al. 2022, https://arxiv.org/abs/2203.06173; Radosavovic et al. 2
 Code: github.com/ir413/mvp; the body here is timm's (Apache 2.0), with the parameter names of the released files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -96,6 +96,7 @@ class Random(MVP):
 
     def __init__(self, variant: str = "tiny", seed: int = 0):
         super().__init__(variant, "random", seed)
+        self.spec = replace(self.spec, name="random")
 
 
 def build_vit(size: Size, device: str | None = None) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Objectives: a batch to a dict of losses. One file per method."""
