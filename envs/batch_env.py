@@ -194,7 +194,7 @@ class BatchEnv(VectorEnv):
         found, expected = tuple(state["frames"].shape), tuple(self._frames.shape)
         if found != expected or state["sim"].shape != self._sim.get_state().shape:
             raise UserError(
-                f"The snapshot holds pictures (worlds, views, frames, 3, H, W) = {found}, this environment has {expected}. Build it with the "
+                f"The snapshot holds pictures (worlds, views, frames, 3, H, W) = {found}, this environment {expected}. Build it with the "
                 "same task, num_envs, views, frame_stack and image_size as the run that saved it."
             )
         self.seed = int(state["seed"])

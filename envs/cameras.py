@@ -50,7 +50,7 @@ MOUNT_LEVELS = {
 
 @dataclass(frozen=True)
 class NominalCamera:
-    """A camera as the model has it: its pose (8,) in the parent body's frame and, for a camera fixed to the world, the point it looks at."""
+    """A camera as the model has it: its pose (8,) in the parent body's frame and, if fixed to the world, the point it looks at."""
 
     name: str
     body: int

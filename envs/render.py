@@ -37,7 +37,7 @@ def opens_context(backend: str) -> bool:
 
 
 def choose_backend() -> str:
-    """The value for MUJOCO_GL: the user's, or the first of glfw (with a display), egl and osmesa that opens a context; "off" if none does."""
+    """The value for MUJOCO_GL: the user's, or the first of glfw (with a display), egl and osmesa that opens a context, or "off"."""
     if chosen := os.environ.get("MUJOCO_GL"):
         return chosen
     candidates = ["egl", "osmesa"]
@@ -238,4 +238,3 @@ def _with_quality(model: mujoco.MjModel, quality: str) -> mujoco.MjModel:
         # Spheres and cylinders of 12 x 8 facets look the same at these sizes; numquads stays, lighting is per vertex.
         model.vis.quality.numslices, model.vis.quality.numstacks = 12, 8
     return model
-

@@ -35,6 +35,7 @@ class Reach:
         "bring the hand to the ball",
         "hold the fingertips at the red ball",
     )
+
     @staticmethod
     def spec() -> mujoco.MjSpec:
         return mujoco.MjSpec.from_file(str(Path(__file__).with_name("reach.xml")))

@@ -68,7 +68,7 @@ def load_state(folder: Path, name: str) -> dict:
         saved = json.loads((folder / f"{name}.json").read_bytes())
         whole = hashlib.sha256(data).hexdigest() == saved["sha256"]
         if whole and saved["format"] > FORMAT:
-            raise UserError(f"{folder / name}: written by a newer version (format {saved['format']}, this one reads {FORMAT}). Update.")
+            raise UserError(f"{folder / name} was written by a newer version (format {saved['format']}, this one reads {FORMAT}). Update.")
         arrays = load(data) if whole else {}
         structure = saved["state"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -78,8 +78,8 @@ def load_state(folder: Path, name: str) -> dict:
         ) from error
     if not whole:
         raise UserError(
-            f"The checkpoint {folder / name} is damaged: its tensors do not have the checksum they were written with. Delete that folder to "
-            "go on from the checkpoint before it, or start over with fresh=true."
+            f"The checkpoint {folder / name} is damaged: its tensors do not have the checksum they were written with. Delete that folder "
+            "to go on from the checkpoint before it, or start over with fresh=true."
         )
 
     def full(value: Any) -> Any:

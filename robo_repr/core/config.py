@@ -222,7 +222,9 @@ def _check_arguments(config_class: type, arguments: list[str]) -> None:
         if root not in known and root != "hydra":
             raise _unknown_key(name, known)
         if multirun and root == "run_dir":
-            raise UserError("run_dir= names one folder, so it cannot be combined with -m. Leave it out: every job gets its own folder in runs/.")
+            raise UserError(
+                "run_dir= names one folder, so it cannot be combined with -m. Leave it out: every job gets its own folder in runs/."
+            )
 
 
 def _translated(config_class: type, error: BaseException) -> UserError:
@@ -276,7 +278,9 @@ def help_page(config_class: type) -> str:
         lines.append(f"  {group + '=':10} {', '.join(config_names(group))}; its keys, as in {group}.KEY=VALUE, stand in configs/{group}/")
     lines[-1] = f"  budget=    {', '.join(config_names('budget'))}"
     lines += ["", "Examples:", *(f"  {example}" for example in config_class.examples), ""]
-    lines.append("The same command again resumes a run. -m runs every combination of comma-separated values. ROBO_DEBUG=1 shows tracebacks.")
+    lines.append(
+        "The same command again resumes a run. -m runs every combination of comma-separated values. ROBO_DEBUG=1 shows tracebacks."
+    )
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ class RunDir:
             run._lock()
         except OSError as error:
             raise UserError(
-                f"The run folder {path} cannot be written ({error.strerror or error}). Choose another with run_dir=FOLDER, or make it writable."
+                f"The run folder {path} cannot be written ({error.strerror or error}). Make it writable, or choose run_dir=FOLDER."
             ) from error
         try:
             run._compare(config)

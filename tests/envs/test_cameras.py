@@ -8,7 +8,12 @@ from envs.registry import task_class
 from robo_repr.core.errors import UserError
 
 angle = st.floats(-3, 3)
-unit = st.lists(st.floats(-1, 1), min_size=4, max_size=4).map(np.array).filter(lambda q: np.linalg.norm(q) > 0.1).map(lambda q: q / np.linalg.norm(q))
+unit = (
+    st.lists(st.floats(-1, 1), min_size=4, max_size=4)
+    .map(np.array)
+    .filter(lambda q: np.linalg.norm(q) > 0.1)
+    .map(lambda q: q / np.linalg.norm(q))
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +49,14 @@ def test_no_deviation_is_the_nominal_pose(nominal, view):
 
 
 @settings(max_examples=50)
-@given(st.floats(-75, 75), st.floats(-20, 20), st.floats(0.7, 2), st.lists(st.floats(-0.1, 0.1), min_size=3, max_size=3), st.floats(-20, 20))
+@given(
+    st.floats(-75, 75), st.floats(-20, 20), st.floats(0.7, 2), st.lists(st.floats(-0.1, 0.1), min_size=3, max_size=3), st.floats(-20, 20)
+)
 def test_outside_cameras_look_at_the_shifted_point(nominal, azimuth, elevation, distance, shift, roll):
     camera = nominal["front"]
-    pose = cameras.apply_factors(camera, neutral(azimuth=azimuth, elevation=elevation, distance=distance, look_at=np.array(shift), roll=roll))
+    pose = cameras.apply_factors(
+        camera, neutral(azimuth=azimuth, elevation=elevation, distance=distance, look_at=np.array(shift), roll=roll)
+    )
     forward = -cameras.quaternion_to_matrix(pose[3:7])[:, 2]
     target = camera.look_at + shift
     found = np.linalg.norm(target - pose[:3])
