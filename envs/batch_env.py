@@ -1,6 +1,7 @@
 """N worlds of a task as one gymnasium vector environment with pictures, moving cameras and exact snapshots."""
 
 import time
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -127,7 +128,7 @@ class BatchEnv(VectorEnv):
         self._ever |= holds
         self._returns += reward
         done = (self._steps >= self.horizon) | bad
-        info = {
+        info: dict[str, Any] = {
             "success": self._tensor(self._held >= HOLD),
             "success_end": self._tensor(holds),
             "success_ever": self._tensor(self._ever.copy()),
@@ -271,7 +272,7 @@ class BatchEnv(VectorEnv):
         if not self._begun:
             raise RuntimeError("step() before reset(): call env.reset() once first.")
         actions = actions.detach().cpu().numpy() if isinstance(actions, torch.Tensor) else np.asarray(actions)
-        expected = (self.num_envs, self.single_action_space.shape[0])
+        expected = (self.num_envs, self.task.action_dim)
         if actions.shape != expected:
             raise ValueError(f"actions have the shape {actions.shape}; this environment takes (worlds, actions) = {expected}.")
         actions = actions.astype(np.float64)

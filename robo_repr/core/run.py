@@ -118,7 +118,7 @@ class RunDir:
                 handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except FileExistsError:
                 pid = _read_pid(lock)
-                if pid is not None and pid != os.getpid() and _alive(pid):
+                if pid is not None and _another_lives(pid):
                     raise UserError(
                         f"Process {pid} is writing to {self.path} already. Wait for it, stop it, or choose another folder with tag=NAME, "
                         "seed=N or run_dir=FOLDER."
@@ -173,7 +173,7 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def _move_aside(path: Path) -> None:
     """Renames a folder to the first free ``<name>.old-<n>``, unless somebody writes there."""
     pid = _read_pid(path / "lock")
-    if pid is not None and _alive(pid):
+    if pid is not None and _another_lives(pid):
         raise UserError(f"Process {pid} is writing to {path}; it cannot be moved aside. Stop that process first.")
     n = 1
     while (aside := path.with_name(f"{path.name}.old-{n}")).exists():
@@ -189,7 +189,9 @@ def _read_pid(lock: Path) -> int | None:
         return None
 
 
-def _alive(pid: int) -> bool:
+def _another_lives(pid: int) -> bool:
+    if pid == os.getpid():  # a number that the system gave out anew, or an earlier run of this process
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
