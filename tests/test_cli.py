@@ -1,0 +1,150 @@
+"""The command line: what a newcomer reads, and what every mistake answers."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from robo_repr.core import config
+from robo_repr.core.config import RLConfig, build, config_names, load_part, main, run_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs the front door in this process; returns exit code, standard error and the configurations that would have run."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        ran = []
+
+        def run(cfg, overrides):
+            ran.append((cfg, overrides))
+            return 0
+
+        monkeypatch.setattr(sys, "argv", ["run_rl.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main(RLConfig, run)
+        out, err = capsys.readouterr()
+        return stop.value.code, err, ran, out
+
+    return call
+
+
+def test_defaults(command):
+    code, err, ran, _ = command()
+    assert code == 0 and err == "" and len(ran) == 1
+    cfg, overrides = ran[0]
+    assert overrides == [] and cfg.names == {"encoder": "mvp", "agent": "sac", "budget": "default"}
+    assert (cfg.task, cfg.camera, cfg.eval_camera, cfg.readout, cfg.encoder_mode, cfg.seed) == ("reach", "L1", "L1", "grid4", "frozen", 0)
+    assert cfg.encoder["_target_"].endswith("MVP") and cfg.agent["gamma"] == 0.95
+    assert RLConfig(**yaml.safe_load(yaml.safe_dump(dataclasses.asdict(cfg)))) == cfg
+
+
+def test_overrides_win_over_the_budget(command):
+    _, _, ran, _ = command("budget=tiny", "num_envs=3", "agent.gamma=0.9", "views=[front,wrist]", "encoder=pixels")
+    cfg, _ = ran[0]
+    tiny = load_part("budget", "tiny")
+    assert cfg.num_envs == 3 and cfg.steps == tiny["steps"] and cfg.agent["gamma"] == 0.9 and cfg.views == ["front", "wrist"]
+    assert cfg.names["encoder"] == "pixels"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["encoder=mvpp"], ["encoder=mvpp", "encoder=mvp", "pixels"]),
+        (["agent=sca"], ["agent=sca", "agent=sac"]),
+        (["budget=huge"], ["budget=huge", "tiny"]),
+        (["stepz=3"], ["stepz", "steps"]),
+        (["+stepz=3"], ["stepz", "steps"]),
+        (["agent.gama=3"], ["agent.gama", "agent.gamma"]),
+        (["names.encoder=x"], ["names.encoder"]),
+        (["steps=-5"], ["steps=-5", "at least 1"]),
+        (["steps=many"], ["steps", "many"]),
+        (["steps="], ["steps"]),
+        (["num_envs=0"], ["num_envs=0", "at least 1"]),
+        (["seed=x"], ["seed", "x"]),
+        (["seed=1.5"], ["seed", "1.5"]),
+        (["camera_input=perhaps"], ["camera_input", "perhaps"]),
+        (["reward=spars"], ["reward=spars", "reward=sparse"]),
+        (["encoder_mode=full"], ["encoder_mode=full", "frozen"]),
+        (["device=gpu"], ["device=gpu", "cuda"]),
+        (["views=[a"], ["views"]),
+        (["hello"], ["hello", "key=value"]),
+        (["--steps", "3"], ["--steps", "key=value"]),
+        (["-m", "seed=0,1", "run_dir=x"], ["run_dir", "-m"]),
+        (["seed=0,1"], ["seed=0,1"]),
+    ],
+)
+def test_mistakes_get_one_paragraph(command, arguments, says):
+    code, err, ran, out = command(*arguments)
+    assert code == 2 and not ran and out == ""
+    assert len(err.strip().splitlines()) == 1 and len(err) < 500, err
+    assert all(part in err for part in says), err
+    assert "hydra" not in err.lower() and "Traceback" not in err
+
+
+words = st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=12)
+keys = st.sampled_from([item.name for item in dataclasses.fields(RLConfig)] + ["agent.gamma", "encoder.seed", "nothing", "", "hydra"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keys, words)
+def test_any_override_works_or_gets_one_paragraph(command, key, value):
+    code, err, ran, _ = command(f"{key}={value}")
+    assert (code == 0 and ran) or (code == 2 and not ran and len(err.strip()) > 10)
+    assert "Traceback" not in err
+
+
+def test_a_sweep_runs_every_combination(command):
+    code, _, ran, _ = command("-m", "seed=0,1", "encoder=pixels,identity")
+    assert code == 0 and [(cfg.seed, cfg.names["encoder"]) for cfg, _ in ran] == [
+        (0, "pixels"),
+        (0, "identity"),
+        (1, "pixels"),
+        (1, "identity"),
+    ]
+
+
+def test_names_of_runs(command):
+    def name(*arguments):
+        return run_name(*command(*arguments)[2][0])
+
+    assert name() == "reach-mvp-sac-L1"
+    assert name("encoder=pixels", "camera=L3", "seed=4", "steps=7", "run_dir=x") == "reach-pixels-sac-L3"
+    assert name("readout=pooled", "agent.gamma=0.9") == "reach-mvp-sac-L1-agent.gamma_0.9-readout_pooled"
+    assert name("readout=pooled", "tag=mine") == "reach-mvp-sac-L1-mine"
+    views = name("views=[front,wrist]")
+    assert "=" not in views and "[" not in views and "front" in views and views != name("views=[wrist,front]")
+    assert len(name("agent.net=[" + ",".join(["256"] * 60) + "]")) <= 120
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("encoder", "agent") for n in config_names(g)])
+def test_parts_name_their_class_and_a_source(group, name):
+    text = (config.CONFIGS / group / f"{name}.yaml").read_text()
+    assert text.startswith("#") and "_target_" in load_part(group, name)
+
+
+def test_build_calls_the_target():
+    assert build({"_target_": "fractions.Fraction", "numerator": 1}, denominator=3).denominator == 3
+
+
+def test_help_is_for_a_newcomer_and_quick():
+    began = time.perf_counter()
+    result = subprocess.run([sys.executable, "run_rl.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and time.perf_counter() - began < 3
+    for part in ("encoder=", "task=", "mvp, ", "python run_rl.py encoder=mvp task=reach", "tiny"):
+        assert part in result.stdout
+    assert all(item.name in result.stdout for item in dataclasses.fields(RLConfig) if item.name != "names")
+
+
+def test_the_core_needs_no_torch():
+    code = "import robo_repr, envs, agents, robo_repr.core.config, robo_repr.core.run, robo_repr.core.checkpoint, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
