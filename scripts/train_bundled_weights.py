@@ -212,10 +212,11 @@ class Probe:
     @staticmethod
     def _readouts(encoder: Encoder, encoded: dict, columns: list[int]) -> dict:
         readout = Readout("grid4", encoder.spec, [VIEWS[i] for i in columns])
-        chosen = {
-            part: Features(*(None if x is None else x.unflatten(0, (-1, len(VIEWS)))[:, columns].flatten(0, 1) for x in features))
-            for part, features in encoded.items()
-        }
+
+        def choose(x: Tensor) -> Tensor:
+            return x.unflatten(0, (-1, len(VIEWS)))[:, columns].flatten(0, 1)
+
+        chosen = {part: Features(choose(pooled), None if tokens is None else choose(tokens)) for part, (pooled, tokens) in encoded.items()}
         readout.calibrate(chosen["train"])
         return {part: readout(features) for part, features in chosen.items()}
 
@@ -285,7 +286,7 @@ def train(encoder: MVP, images: Tensor, probe: Probe, steps: int, minutes: float
     """Trains the encoder in place; calls `save()` after every probe. Returns the rows of the curve and why it stopped."""
     objective = MAE(encoder, decoder_dim=96, decoder_depth=2, decoder_heads=3, seed=seed)
     optimizer = torch.optim.AdamW(objective.param_groups(WEIGHT_DECAY), lr=PEAK_RATE, betas=(0.9, 0.95), fused=True)
-    patches = math.prod(encoder.spec.grid)
+    patches = math.prod(encoder.spec.grid or ())
     began, rows, losses = time.perf_counter(), [], []
     decay_from, last, reason = None, steps, f"the limit of {steps} steps"
     step = 0

@@ -53,10 +53,12 @@ class Encoder(nn.Module):
         variant: the size's name, None where there is one size.
         weights_sha256: of the weights file, None where there is none.
         trained_by: one line on where the weights come from.
+        prefix_tokens: tokens that precede the patches inside the network, such as a class token.
     """
 
     mean: Tensor
     std: Tensor
+    prefix_tokens = 0
 
     def __init__(self, spec: EncoderSpec, variant: str | None = None):
         super().__init__()
@@ -72,6 +74,19 @@ class Encoder(nn.Module):
     def encode(self, images: Tensor) -> Features:
         """Features of preprocessed images (B, 3, h, w); (B, F, 3, h, w) when ``spec.frames`` > 1."""
         raise NotImplementedError
+
+    def visible(self, images: Tensor, keep: Tensor, prefix: bool = False) -> Tensor:
+        """Encodes some patches of each picture as if the others did not exist; for encoders with ``"mask"`` in ``spec.can``.
+
+        Args:
+            images: (B, 3, H, W) as for forward.
+            keep: (B, k) indices of the patches to see.
+            prefix: also return what precedes the patches.
+
+        Returns:
+            (B, k, token_dim), or (B, prefix_tokens + k, token_dim), in the order of `keep`.
+        """
+        raise NotImplementedError(f"{self.spec.name} cannot encode visible patches alone")
 
     def forward(self, images: Tensor) -> Features:
         """Encodes camera images; resizes and normalises by itself, so pass what the camera gave.
@@ -150,7 +165,7 @@ class Encoder(nn.Module):
             )
         # Reading a value back stalls a GPU, so there only the first call is checked.
         if images.device.type == "cpu" or not self._values_checked:
-            low, high = (float(value) for value in images.aminmax())
+            low, high = (float(value) for value in images.detach().aminmax())
             # Resizing and blending round a little beyond the ends. A NaN fails both comparisons.
             if not (low >= -1e-3 and high <= 1 + 1e-3):
                 raise ValueError(

@@ -6,6 +6,7 @@ Code: github.com/ir413/mvp; the body here is timm's (Apache 2.0), with the param
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from robo_repr.core.errors import unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
 from robo_repr.encoders.weights import file_sha256, find_weights, load_weights
 from robo_repr.nn.positions import sincos_2d
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,13 @@ class MVP(Encoder):
         if variant not in VARIANTS:
             raise unknown("variant", str(variant), VARIANTS)
         size = VARIANTS[variant]
-        grid = (size.picture // size.patch,) * 2
+        side = size.picture // size.patch
+        grid = (side, side)
         spec = EncoderSpec("mvp", (size.picture, size.picture), size.dim, token_dim=size.dim, grid=grid, can=frozenset({"mask"}))
         # Before the network is built: an absent file need not wait for it.
         path = None if weights == "random" else find_weights("mvp", variant, weights)
         super().__init__(spec, variant)
-        self.vit = build_vit(size)
+        self.vit: Any = build_vit(size).to_empty(device="cpu")  # Any: to timm, class token and positions are optional
         if path is None:
             initialise(self.vit, grid, seed)
             self.trained_by = f"untrained, drawn with seed {seed}"
@@ -73,16 +78,9 @@ class MVP(Encoder):
         return Features(sequence[:, 0], sequence[:, 1:])
 
     def visible(self, images: Tensor, keep: Tensor, prefix: bool = False) -> Tensor:
-        """Encodes some patches of each picture as if the others did not exist.
-
-        Args:
-            images: (B, 3, H, W) as for forward.
-            keep: (B, k) indices of the patches to see.
-            prefix: also return what precedes the patches, here the class token.
-
-        Returns:
-            (B, k, token_dim), or (B, prefix_tokens + k, token_dim), after the final norm, in the order of `keep`.
-        """
+        # The class token sees the visible patches too; everything is after the final norm.
+        if images.ndim != 4:
+            raise ValueError(f"Images have the shape {tuple(images.shape)}; visible() takes (B, 3, H, W). Fold the frames into B.")
         pixels = self.preprocess(self._checked(images)[:, 0])
         tokens = self.vit.patch_embed(pixels) + self.vit.pos_embed[:, 1:]
         tokens = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
@@ -99,8 +97,8 @@ class Random(MVP):
         self.spec = replace(self.spec, name="random")
 
 
-def build_vit(size: Size, device: str | None = None) -> nn.Module:
-    """timm's ViT of that size without classifier, its parameters not yet set."""
+def build_vit(size: Size) -> "VisionTransformer":
+    """timm's ViT of that size without classifier, on the meta device: no memory, no draw from torch's global generator."""
     # Here, so that the other encoders do without. On top of torch._dynamo, which rendering and torch's optimisers import anyway,
     # timm and torchvision cost 1.4 s; torch._dynamo itself 3 s.
     from timm.models.vision_transformer import VisionTransformer
@@ -114,7 +112,7 @@ def build_vit(size: Size, device: str | None = None) -> nn.Module:
         num_classes=0,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         weight_init="skip",
-        device=device,
+        device="meta",
     )
 
 

@@ -35,6 +35,11 @@ class Readout(nn.Module):
         dim: length of the output; view v fills the slice [v * dim / V, (v + 1) * dim / V).
     """
 
+    pool: Tensor
+    basis: Tensor
+    centre: Tensor
+    scale: Tensor
+
     def __init__(self, name: str, spec: EncoderSpec, views: list[str], frames: int = 1, channels: int = 16):
         super().__init__()
         if name not in READOUTS:
@@ -70,12 +75,14 @@ class Readout(nn.Module):
                 vectors = torch.linalg.eigh(samples.T @ samples)[1].flip(1)[:, : self.basis.shape[2]]
                 largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
                 self.basis[view] = (vectors * largest.sign()).float()
+        self.calibrated = True
+        if self.dim == 0:
+            return
         cells = self._cells(features).double()  # (N, V, F, cells)
         self.centre.copy_(cells.mean(dim=(0, 2)))
         spread = cells.transpose(1, 2).flatten(0, 1).std(dim=0, correction=0)
         # A view that never changes has no spread at all.
         self.scale.copy_((spread + SPREAD_SHARE * spread.mean(dim=1, keepdim=True)).clamp(min=SMALLEST_SCALE))
-        self.calibrated = True
 
     def forward(self, features: Features) -> Tensor:
         """Features of (B * V) pictures ordered (B, V) to (B, dim) float32."""

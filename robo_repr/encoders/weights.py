@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from robo_repr.core.errors import UserError
@@ -116,7 +116,7 @@ def save_weights(module: nn.Module, path: Path, metadata: dict[str, str]) -> Non
     """Writes a module's tensors as fp16 safetensors; the position table, whose exact values are known, stays float32."""
     state = {key: (value if key == "pos_embed" else value.half()).detach().cpu().contiguous() for key, value in module.state_dict().items()}
     beside = path.with_name(path.name + ".tmp")
-    save_file(state, beside, metadata={key: metadata[key] for key in sorted(metadata)})
+    beside.write_bytes(save(state, metadata))
     beside.replace(path)
 
 

@@ -5,6 +5,7 @@ Code: github.com/facebookresearch/mae (models_mae.py), whose parameter names the
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class MAE(nn.Module):
     """
 
     needs = BatchNeeds(keys=("images",), encoder=("mask",))
+    decoder_pos_embed: Tensor
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class MAE(nn.Module):
             raise ValueError(f"MAE needs an encoder that can encode visible patches alone; {spec.name} cannot. Use encoder=mvp.")
         self.encoder, self.mask_ratio, self.norm_pix = encoder, mask_ratio, norm_pix
         self.patch, self.prefix = spec.size[0] // spec.grid[0], encoder.prefix_tokens
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # Any: timm wants a class
         self.decoder_embed = nn.Linear(spec.token_dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         self.register_buffer("decoder_pos_embed", sincos_2d(decoder_dim, spec.grid, self.prefix)[None])
