@@ -11,6 +11,7 @@ import torch
 from robo_repr import list_encoders, load_encoder
 from robo_repr.core.config import config_names, load_part
 from robo_repr.core.errors import UserError
+from robo_repr.encoders.base import Encoder, EncoderSpec, Features
 
 NAMES = config_names("encoder")
 SEEING = [name for name in NAMES if name != "identity"]
@@ -141,3 +142,20 @@ def test_pixels_are_area_averages(encoders):
     images = pictures(1, 3, 84, 84)
     means = images.float().div(255).unflatten(2, (12, 7)).unflatten(4, (12, 7)).mean(dim=(3, 5))
     torch.testing.assert_close(encoders["pixels"](images).pooled, means.flatten(1))
+
+
+class Pairs(Encoder):
+    """Needs two frames at once."""
+
+    def __init__(self):
+        super().__init__(EncoderSpec("pairs", (8, 8), 1, frames=2, mean=(0, 0, 0), std=(1, 1, 1)))
+
+    def encode(self, images):
+        return Features((images[:, 1] - images[:, 0]).mean(dim=(1, 2, 3))[:, None], None)
+
+
+def test_an_encoder_of_several_frames_gets_the_stack_whole():
+    images = torch.stack([torch.zeros(3, 3, 8, 8), torch.full((3, 3, 8, 8), 0.25)], dim=1)
+    torch.testing.assert_close(Pairs()(images).pooled, torch.full((3, 1), 0.25))
+    with pytest.raises(ValueError, match="stacks of exactly 2"):
+        Pairs()(images[:, 0])
