@@ -1,1 +1,1 @@
-"""What every room stands on: errors, settings, run directory, checkpoints, metrics, seeds. Imports no torch and no sibling."""
+"""Configuration, run folders, checkpoints, metrics and seeds: the bottom layer, without torch at import."""

@@ -1,124 +1,106 @@
-"""Nested state on disk without pickle: arrays in <name>.safetensors, everything else in <name>.json.
-
-The JSON keeps the structure. Plain values stand for themselves; containers and arrays are objects with one tag:
-``{"dict": {...}}``, ``{"pairs": [[key, value], ...]}`` (keys that are no strings), ``{"tuple": [...]}``, ``{"array": "a0"}``,
-``{"tensor": "a1"}``, ``{"scalar": "a2"}`` (a numpy scalar) and ``{"bfloat16": "a3"}`` (a tensor numpy has no type for).
-"""
+"""Nested state to disk and back: arrays in safetensors, the rest in JSON, nothing pickled, nothing half-written read."""
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from robo_repr.core.errors import UserError
-from robo_repr.core.files import write_whole
+
+FORMAT = 1
 
 
-def save_state(folder: Path, name: str, state: Any) -> None:
-    """Writes a nested state; each file appears whole or not at all.
+def save_state(folder: Path, name: str, state: dict) -> None:
+    """Writes ``<name>.safetensors`` and ``<name>.json``, each beside and then renamed.
 
     Args:
-        folder: an existing folder.
-        name: the files' stem.
-        state: dicts, lists and tuples whose leaves are tensors, numpy arrays or scalars, bool, int, float, str or None.
+        folder: exists.
+        name: of the two files.
+        state: nested dicts (string keys), lists and tuples of torch tensors, numpy arrays, numbers, strings, booleans and None.
 
     Raises:
-        TypeError: a leaf of another type; the message names its place.
+        TypeError: a leaf of another type, with its place.
     """
-    from safetensors.numpy import save
-
-    arrays: dict[str, np.ndarray] = {}
-    structure = _encode(state, arrays, name)
-    data = save(arrays)
-    write_whole(Path(folder) / f"{name}.safetensors", data)
-    write_whole(Path(folder) / f"{name}.json", json.dumps({"sha256": _digest(structure, data), "structure": structure}))
-
-
-def load_state(folder: Path, name: str) -> Any:
-    """Reads what `save_state` wrote: numpy arrays come back as numpy, tensors as tensors on the CPU, with the same types and shapes.
-
-    Raises:
-        UserError: a file is missing or its content is not what was written.
-    """
-    from safetensors.numpy import load
-
-    path = Path(folder) / f"{name}.json"
-    try:
-        document = json.loads(path.read_bytes())
-        data = path.with_suffix(".safetensors").read_bytes()
-        if document["sha256"] != _digest(document["structure"], data):
-            raise ValueError("the checksum differs")
-        return _decode(document["structure"], load(data))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"The checkpoint {folder} has no {Path(error.filename).name}. Expected both {name}.json and {name}.safetensors; "
-            "use another checkpoint of the run, or start it again with fresh=true."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:  # whatever damaged bytes can look like
-        raise UserError(
-            f"The checkpoint {path} is damaged ({error}), so nothing was read from it. Delete the folder {folder} to continue from the "
-            "checkpoint before it, or start the run again with fresh=true."
-        ) from error
-
-
-def _encode(value: Any, arrays: dict[str, np.ndarray], place: str) -> Any:
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, dict):
-        encoded = [(key, _encode(item, arrays, f"{place}.{key}")) for key, item in value.items()]
-        if all(type(key) is str for key in value):
-            return {"dict": dict(encoded)}
-        if all(key is None or type(key) in (bool, int, float, str) for key in value):
-            return {"pairs": [list(pair) for pair in encoded]}
-        raise TypeError(f"{place} has keys that are neither text nor numbers: {list(value)[:3]}.")
-    if isinstance(value, (list, tuple)):
-        items = [_encode(item, arrays, f"{place}[{index}]") for index, item in enumerate(value)]
-        return items if isinstance(value, list) else {"tuple": items}
-
-    tag = "array"
-    if isinstance(value, np.generic):
-        tag, value = "scalar", np.asarray(value)
-    elif type(value).__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
-        import torch
-
-        tag, value = "tensor", value.detach().cpu()
-        if value.dtype == torch.bfloat16:
-            tag, value = "bfloat16", value.contiguous().view(torch.int16)
-        value = value.numpy()
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
-        raise TypeError(f"{place} is a {getattr(value, 'dtype', type(value).__name__)}; expected tensors, numbers, text, dicts and lists.")
-    key = f"a{len(arrays)}"
-    arrays[key] = np.asarray(value, dtype=value.dtype.newbyteorder("<"), order="C")
-    return {tag: key}
-
-
-def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, arrays) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((tag, content),) = value.items()
-    if tag == "dict":
-        return {key: _decode(item, arrays) for key, item in content.items()}
-    if tag == "pairs":
-        return {key: _decode(item, arrays) for key, item in content}
-    if tag == "tuple":
-        return tuple(_decode(item, arrays) for item in content)
-    array = arrays[content]
-    if tag == "scalar":
-        return array[()]
-    array = array.copy()  # the loaded one may be a read-only view of the file's bytes
-    if tag == "array":
-        return array
+    import numpy as np
     import torch
+    from safetensors.torch import save
 
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if tag == "bfloat16" else tensor
+    arrays: dict[str, Any] = {}
+
+    def plain(value: Any, place: str) -> Any:
+        if isinstance(value, torch.Tensor | np.ndarray):
+            kind = "tensor" if isinstance(value, torch.Tensor) else "array"
+            tensor = value.detach().cpu() if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value).copy())
+            key = str(len(arrays))
+            arrays[key] = tensor.reshape(value.shape).clone(memory_format=torch.contiguous_format)
+            return {"$": kind, "key": key}
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) and key != "$" for key in value):
+                raise TypeError(f"{place}: keys of a saved dict must be strings")
+            return {key: plain(item, f"{place}.{key}") for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            items = [plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
+            return items if isinstance(value, list) else {"$": "tuple", "items": items}
+        if isinstance(value, np.generic):
+            return value.item()
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"{place}: cannot save a {type(value).__name__}")
+
+    structure = plain(state, name)
+    data = save(arrays)
+    _write(folder / f"{name}.safetensors", data)
+    text = json.dumps({"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "state": structure})
+    _write(folder / f"{name}.json", text.encode())
 
 
-def _digest(structure: Any, data: bytes) -> str:
-    digest = hashlib.sha256(json.dumps(structure).encode())
-    digest.update(data)
-    return digest.hexdigest()
+def load_state(folder: Path, name: str) -> dict:
+    """The state that `save_state` wrote, arrays as arrays and tensors as CPU tensors.
+
+    Raises:
+        UserError: a file is missing or damaged, or of a newer format.
+    """
+    from safetensors.torch import load
+
+    try:
+        data = (folder / f"{name}.safetensors").read_bytes()
+        saved = json.loads((folder / f"{name}.json").read_bytes())
+        whole = hashlib.sha256(data).hexdigest() == saved["sha256"]
+        if whole and saved["format"] > FORMAT:
+            raise UserError(f"{folder / name} was written by a newer version (format {saved['format']}, this one reads {FORMAT}). Update.")
+        arrays = load(data) if whole else {}
+        structure = saved["state"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The checkpoint {folder / name} cannot be read ({type(error).__name__}: {error}). Delete that folder to go on from the "
+            "checkpoint before it, or start over with fresh=true."
+        ) from error
+    if not whole:
+        raise UserError(
+            f"The checkpoint {folder / name} is damaged: its tensors do not have the checksum they were written with. Delete that folder "
+            "to go on from the checkpoint before it, or start over with fresh=true."
+        )
+
+    def full(value: Any) -> Any:
+        if isinstance(value, list):
+            return [full(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        kind = value.get("$")
+        if kind == "tuple":
+            return tuple(full(item) for item in value["items"])
+        if kind in ("tensor", "array"):
+            return arrays[value["key"]] if kind == "tensor" else arrays[value["key"]].numpy()
+        return {key: full(item) for key, item in value.items()}
+
+    return full(structure)
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)

@@ -1,29 +1,22 @@
-"""The one exception for mistakes that the user can repair."""
+"""Mistakes that a user can mend: one paragraph that says what was found, what was expected and what to do."""
 
+import difflib
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A user's mistake, in one paragraph: what was found, what was expected, what to do. Commands print it and exit with code 2."""
-
-
-def nearest(found: str, options: Iterable[str]) -> str:
-    """A sentence with the most similar options, such as ``" Did you mean mvp?"``; empty if none is similar."""
-    options = list(options)
-    by_lower = {option.lower(): option for option in options}
-    matches = [by_lower[name] for name in get_close_matches(found.lower(), by_lower, n=3, cutoff=0.6)]
-    return f" Did you mean {' or '.join(matches)}?" if matches else ""
+    """A user's mistake. Entry points print it as one paragraph and exit with 2."""
 
 
 def unknown(kind: str, found: str, options: Iterable[str]) -> UserError:
-    """The error for a name that is not in a list.
+    """The error for a name that is not among the options; offers the nearest ones.
 
     Args:
-        kind: the key whose value was read, such as ``"encoder"``.
-        found: the value.
-        options: the names that would work, listed in the order given.
+        kind: the setting that was read, such as ``"encoder"``.
+        found: what the user wrote.
+        options: the names that exist.
     """
-    options = list(options)
-    listed = ", ".join(options) if options else "nothing (none is installed)"
-    return UserError(f"{kind}={found} is unknown.{nearest(found, options)} Expected one of: {listed}.")
+    names = sorted(options)
+    near = difflib.get_close_matches(found, names, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(f'{kind}={name}' for name in near)}? " if near else ""
+    return UserError(f"{kind}={found} is not known. {hint}There is: {', '.join(names)}.")

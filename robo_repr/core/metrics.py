@@ -1,105 +1,71 @@
-"""metrics.jsonl, one row per line, and the same numbers in TensorBoard."""
+"""metrics.jsonl: one JSON object per line, in the order of env_steps."""
 
 import json
-import math
 import os
 from pathlib import Path
-from typing import Any
-
-from robo_repr.core.errors import UserError
-from robo_repr.core.files import write_whole
 
 
 class Metrics:
-    """Appends rows to a file that survives kill -9 and is cut back on resume.
+    """Appends rows to a file, and to TensorBoard when a folder is given.
 
-    Args:
-        path: the jsonl file; created if absent. A broken last line, left by a crash, is cut off.
-        tensorboard: folder for TensorBoard's events, or None for none.
+    A last line that a kill cut short is removed on opening.
     """
 
     def __init__(self, path: Path, tensorboard: Path | None = None):
-        self.path, self.tensorboard, self._writer = Path(path), tensorboard, None
-        self.path.touch()
-        data = self.path.read_bytes()
-        kept = _whole_lines(data)
-        if kept < len(data):
-            os.truncate(self.path, kept)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (open as long as the object)
+        self.path = Path(path)
+        self._cut(lambda row: True)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  open for the run's life
+        self._board = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Appends one row. Numbers may be Python's, numpy's or one-element tensors; what is not finite becomes null.
+            self._board = SummaryWriter(str(tensorboard))
 
-        TensorBoard's step is the row's `env_steps`, or `step` where there is none.
-        """
-        row = {key: _plain(value) for key, value in row.items()}
-        self._file.write(json.dumps(row) + "\n")
+    def write(self, row: dict) -> None:
+        """Appends one row; numbers of numpy and torch become plain ones."""
+        plain = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+        self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
-        if self.tensorboard is not None:
-            step = row.get("env_steps", row.get("step"))
-            writer = self._tensorboard(purge_step=step)
-            for key, value in row.items():
-                if isinstance(value, (int, float)) and key not in ("env_steps", "step"):
-                    writer.add_scalar(key, value, step)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows of the file.
-
-        Raises:
-            UserError: a line in the middle is no JSON.
-        """
-        return read_rows(self.path)
+        if self._board is not None:
+            for key, value in plain.items():
+                if isinstance(value, int | float) and key != "env_steps":
+                    self._board.add_scalar(key, value, plain["env_steps"])
 
     def keep_until(self, env_steps: int) -> None:
-        """Drops the rows beyond a checkpoint's step, so that a resumed run writes them again and none twice."""
-        kept = [row for row in self.rows() if row.get("env_steps", row.get("step", 0)) <= env_steps]
+        """Drops rows beyond a checkpoint from which a run goes on, so that they are not written twice."""
         self._file.close()
-        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._cut(lambda row: row["env_steps"] <= env_steps)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
     def close(self) -> None:
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._board is not None:
+            self._board.close()
 
-    def _tensorboard(self, purge_step: int | None):
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # late: it imports torch
+    def _cut(self, keep) -> None:
+        """Rewrites the file up to the first line that is broken or not kept."""
+        if not self.path.exists():
+            return
+        good = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if not (isinstance(row, dict) and line.endswith("\n") and keep(row)):
+                break
+            good.append(line)
+        beside = self.path.with_name(self.path.name + ".tmp")
+        beside.write_text("".join(good), encoding="utf-8")
+        os.replace(beside, self.path)
 
-            # Events at and beyond the first step written now stem from a stretch that a resumed run repeats.
-            self._writer = SummaryWriter(str(self.tensorboard), purge_step=purge_step)
-        return self._writer
 
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a broken last line is left out."""
-    data = Path(path).read_bytes()
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl, without a broken last line."""
     rows = []
-    for number, line in enumerate(data[: _whole_lines(data)].splitlines(), start=1):
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(
-                f"{path} is damaged: line {number} is no JSON ({error}). Remove the line, or start again with fresh=true."
-            ) from error
+        except json.JSONDecodeError:
+            break
     return rows
-
-
-def _whole_lines(data: bytes) -> int:
-    """Length of the data up to the end of its last whole line; only the last line can be broken by a crash."""
-    end = data.rfind(b"\n") + 1
-    if end == len(data) and end:
-        start = data.rfind(b"\n", 0, end - 1) + 1
-        try:
-            json.loads(data[start:end])
-        except ValueError:
-            return start
-    return end
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # NaN is no JSON, and most readers refuse it
-    return value

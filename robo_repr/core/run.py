@@ -1,14 +1,9 @@
-"""The run directory: who writes there, what was asked for, where to resume.
+"""The folder of a run: who may write there, what was asked for, and checkpoints that are whole or not there."""
 
-runs/<command>/<name>/s<seed>/ {config.yaml, overrides.txt, versions.json, metrics.jsonl, tb/, videos/, checkpoints/<step>/, summary.json}
-"""
-
-import fcntl
 import json
 import os
-import platform
 import shutil
-import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -18,263 +13,189 @@ from typing import Any
 import yaml
 
 from robo_repr.core.errors import UserError
-from robo_repr.core.files import write_whole
 
-# What may differ when the same run is started again. A run can go on for more steps; its numbers stay comparable.
-MAY_CHANGE = {"steps", "eval_episodes", "logger", "device", "fresh", "run_dir", "names.budget"}
 KEPT_CHECKPOINTS = 3
-OURS = {"config.yaml", "overrides.txt", "versions.json"}  # written by `open` itself
-PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium", "stable-baselines3", "timm", "safetensors", "hydra-core")
+# Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned.
+MAY_CHANGE = ("steps", "eval_episodes", "logger", "device", "fresh", "run_dir")
+PACKAGES = ("torch", "mujoco", "gymnasium", "stable-baselines3", "timm", "numpy", "hydra-core", "dm_control")
 
 
 class RunDir:
-    """One folder with one writer. Made by `RunDir.open`; a context manager that releases the folder at the end.
+    """An open run folder; the lock is held until `close`.
 
     Attributes:
         path: the folder.
-        resumed_config: config.yaml as it was found, or None for a new run.
     """
 
-    def __init__(self, path: Path, lock: int, resumed_config: dict[str, Any] | None, created: bool):
-        self.path, self._lock, self.resumed_config, self._created = path, lock, resumed_config, created
+    def __init__(self, path: Path):
+        self.path = path
 
     @classmethod
     def open(
-        cls,
-        command: str,
-        name: str,
-        config: dict[str, Any],
-        overrides: list[str],
-        seed: int,
-        run_dir: str | None = None,
-        fresh: bool = False,
+        cls, command: str, name: str, config: dict, overrides: list[str], seed: int, run_dir: str | None = None, fresh: bool = False
     ) -> "RunDir":
-        """Takes the folder, checks that it holds this very run or nothing, and writes what was asked for.
-
-        Args:
-            command: ``"rl"`` and so on, the first folder under runs/.
-            name: the run's name; no "=" or "/" in it.
-            config: everything that shapes the run; plain dicts, lists and scalars.
-            overrides: the command line, kept for the reader.
-            seed: gives the last folder, s<seed>.
-            run_dir: the exact folder instead of runs/<command>/<name>/s<seed>.
-            fresh: moves an old run aside to <folder>.old-<n> instead of resuming it.
+        """Makes or reopens ``runs/<command>/<name>/s<seed>``, or exactly `run_dir`.
 
         Raises:
-            UserError: the folder cannot be written, belongs to a live process, holds other files, or a run with other settings.
+            UserError: the folder cannot be written, another process writes there, or it holds a run with other settings.
         """
-        path = Path(run_dir).expanduser() if run_dir else Path("runs") / command / name / f"s{seed}"
-        config = yaml.safe_load(yaml.safe_dump(config))  # as it will be read back: tuples become lists
-        with _writable(path):
-            created = not path.exists()
-            path.mkdir(parents=True, exist_ok=True)
-            lock = _take_lock(path)
+        path = Path(run_dir) if run_dir else Path("runs") / command / name / f"s{seed}"
         try:
-            with _writable(path):
-                if _has_files(path) and not (path / "config.yaml").exists():
-                    raise UserError(
-                        f"run_dir={path} holds files but no run (there is no config.yaml), so nothing was written. "
-                        "Expected a new or empty folder, or one of this command's runs; choose another run_dir."
-                    )
-                if fresh and _has_files(path):
-                    aside = _free_name(path)
-                    os.rename(path, aside)
-                    print(f"fresh=true: the run that was here is now in {aside}", flush=True)
-                    (aside / "lock").unlink()
-                    os.close(lock)
-                    lock = -1
-                    path.mkdir()
-                    lock = _take_lock(path)
-                found = _read_config(path)
-                if found is not None:
-                    _check_unchanged(path, found, config)
-                run = cls(path, lock, found, created)
-                for left in path.glob("checkpoints/.*"):  # half-written ones of a killed process
-                    shutil.rmtree(left)
-                write_whole(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-                write_whole(path / "overrides.txt", "".join(f"{override}\n" for override in overrides))
-                run.write_json("versions.json", versions())
-                return run
+            if fresh and path.exists():
+                _move_aside(path)
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path)
+            run._lock()
+        except OSError as error:
+            raise UserError(
+                f"The run folder {path} cannot be written ({error.strerror or error}). Make it writable, or choose run_dir=FOLDER."
+            ) from error
+        try:
+            run._compare(config)
+            (path / "checkpoints").mkdir(exist_ok=True)
+            for unfinished in (path / "checkpoints").glob(".tmp-*"):
+                shutil.rmtree(unfinished)
+            run._write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
+            run._write_text("overrides.txt", "".join(f"{override}\n" for override in overrides))
+            run.write_json("versions.json", versions())
         except BaseException:
-            _release_lock(path, lock)
+            run.close()
             raise
-
-    def __enter__(self) -> "RunDir":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        # A mistake found only by the parts (task=reech) leaves no folder behind.
-        untouched = self._created and {entry.name for entry in self.path.iterdir()} <= OURS | {"lock"}
-        self.close()
-        if untouched and isinstance(error, UserError):
-            shutil.rmtree(self.path)
-            for folder in list(self.path.parents)[:2]:  # <name> and <command>, if nothing else is in them
-                if folder != Path(".") and not any(folder.iterdir()):
-                    folder.rmdir()
+        return run
 
     @property
     def finished(self) -> bool:
-        """Whether the run has done all the steps that its configuration now asks for."""
-        summary = self.summary()
-        if summary is None or summary.get("status") != "finished":
-            return False
-        return summary.get("env_steps", 0) >= (_read_config(self.path) or {}).get("steps", 0)
+        """Whether the run ended as planned."""
+        return self.summary().get("status") == "finished"
 
-    def summary(self) -> dict[str, Any] | None:
-        """summary.json, or None if there is none yet."""
-        path = self.path / "summary.json"
+    def summary(self) -> dict:
+        """summary.json, or {} when there is none (or a broken one)."""
         try:
-            return json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}). Delete it to let the run write it again.") from error
+            return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def write_json(self, name: str, value: dict) -> None:
+        """Writes a JSON file beside and renames it."""
+        self._write_text(name, json.dumps(value, indent=2) + "\n")
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
-        """(step, folder) of the newest whole checkpoint, or None."""
-        found = self._checkpoints()
-        return found[-1] if found else None
+        """The newest whole checkpoint: (step, folder)."""
+        checkpoints = self._checkpoints()
+        return checkpoints[-1] if checkpoints else None
 
     @contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:
-        """A folder to fill; it becomes checkpoints/<step>/ when the block ends without an error, and the last three are kept."""
-        root = self.path / "checkpoints"
-        beside, final, replaced = root / f".tmp-{step}", root / str(step), root / f".old-{step}"
-        with _writable(root):
-            beside.mkdir(parents=True)
-            try:
-                yield beside
-                if final.exists():
-                    os.rename(final, replaced)
-                os.rename(beside, final)
-            except BaseException:
-                shutil.rmtree(beside, ignore_errors=True)
-                raise
-            shutil.rmtree(replaced, ignore_errors=True)
-            for _, old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-                shutil.rmtree(old)
-
-    def write_json(self, name: str, content: Any) -> None:
-        """Writes a JSON file of the run, whole or not at all."""
-        with _writable(self.path):
-            write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
+        """A folder to write into, which becomes ``checkpoints/<step>`` when the block ends well; the last three are kept."""
+        folder = self.path / "checkpoints" / f".tmp-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        final = self.path / "checkpoints" / str(step)
+        if final.exists():
+            shutil.rmtree(final)
+        folder.rename(final)
+        for _, old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def close(self) -> None:
-        """Releases the folder for other processes."""
-        _release_lock(self.path, self._lock)
-        self._lock = -1
+        """Releases the lock."""
+        (self.path / "lock").unlink(missing_ok=True)
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
-        return sorted((int(path.name), path) for path in self.path.glob("checkpoints/*") if path.name.isdecimal())
+        folders = (self.path / "checkpoints").glob("[0-9]*")
+        return sorted((int(folder.name), folder) for folder in folders if folder.name.isdecimal())
+
+    def _lock(self) -> None:
+        """One writer per folder. The lock names a process; a dead one's is taken over."""
+        lock = self.path / "lock"
+        for _ in range(2):
+            try:
+                handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                pid = _read_pid(lock)
+                if pid is not None and _another_lives(pid):
+                    raise UserError(
+                        f"Process {pid} is writing to {self.path} already. Wait for it, stop it, or choose another folder with tag=NAME, "
+                        "seed=N or run_dir=FOLDER."
+                    ) from None
+                print(f"taking over {self.path} from a process that is gone ({pid})", file=sys.stderr)
+                lock.unlink(missing_ok=True)
+            else:
+                with os.fdopen(handle, "w") as file:
+                    file.write(str(os.getpid()))
+                return
+        raise UserError(f"Another process is writing to {self.path}. Wait for it, or choose another folder with run_dir=FOLDER.")
+
+    def _compare(self, config: dict) -> None:
+        """Refuses to go on with other settings than the folder's run had."""
+        try:
+            before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            return
+        old, new = _flat(before), _flat(config)
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE]
+        if changed:
+            listed = "; ".join(f"{key}: {old.get(key)} before, {new.get(key)} now" for key in changed)
+            raise UserError(
+                f"{self.path} holds a run with other settings ({listed}). Use the same ones to resume it, tag=NAME for a run beside it, or "
+                "fresh=true to move the old one aside."
+            )
+
+    def _write_text(self, name: str, text: str) -> None:
+        beside = self.path / f"{name}.tmp"
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, self.path / name)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the machine and the packages that decide a run's numbers, and the commit if there is one."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        found["commit"] = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        found["commit"] = "unknown"
+            continue
     return found
 
 
-def _take_lock(path: Path) -> int:
-    """Opens and locks <path>/lock with the process id in it. The kernel drops the lock when a process dies, however it dies."""
-    while True:
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(lock, 100, 0).decode(errors="replace").strip() or "unknown"
-            os.close(lock)
-            raise UserError(
-                f"Another process (pid {owner}) is writing to {path}. Expected a folder that no running process uses; wait for it, "
-                "stop it, or choose another seed, tag or run_dir."
-            ) from None
-        try:
-            if os.path.samestat(os.fstat(lock), os.stat(path / "lock")):
-                break
-        except FileNotFoundError:
-            pass
-        os.close(lock)  # its last owner deleted the file while we waited for it: take the new one
-    if owner := os.pread(lock, 100, 0).decode(errors="replace").strip():
-        print(f"Took over {path} from process {owner}, which ended without closing it.", flush=True)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; an empty part or a list is a value."""
+    if not isinstance(config, dict) or not config:
+        return {prefix[:-1]: config}
+    return {key: value for name, part in config.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
 
 
-def _release_lock(path: Path, lock: int) -> None:
+def _move_aside(path: Path) -> None:
+    """Renames a folder to the first free ``<name>.old-<n>``, unless somebody writes there."""
+    pid = _read_pid(path / "lock")
+    if pid is not None and _another_lives(pid):
+        raise UserError(f"Process {pid} is writing to {path}; it cannot be moved aside. Stop that process first.")
+    n = 1
+    while (aside := path.with_name(f"{path.name}.old-{n}")).exists():
+        n += 1
+    path.rename(aside)
+    print(f"moved the old run to {aside}", file=sys.stderr)
+
+
+def _read_pid(lock: Path) -> int | None:
     try:
-        if os.path.samestat(os.fstat(lock), os.stat(path / "lock")):
-            (path / "lock").unlink()
-        os.close(lock)
-    except OSError:  # already released, or the folder is gone
-        pass
-
-
-def _has_files(path: Path) -> bool:
-    return any(entry.name != "lock" and not entry.name.startswith(".config.yaml") for entry in path.iterdir())
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
-    return aside
-
-
-def _read_config(path: Path) -> dict[str, Any] | None:
-    file = path / "config.yaml"
-    if not file.exists():
+        return int(lock.read_text())
+    except (OSError, ValueError):
         return None
+
+
+def _another_lives(pid: int) -> bool:
+    if pid == os.getpid():  # a number that the system gave out anew, or an earlier run of this process
+        return False
     try:
-        found = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is damaged: expected a mapping of settings. Use fresh=true to move the folder aside and start again.")
-    return found
-
-
-def _check_unchanged(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    old, new = _flat(found), _flat(wanted)
-    changed = [key for key in sorted(old.keys() | new.keys()) if key not in MAY_CHANGE and old.get(key, "absent") != new.get(key, "absent")]
-    if changed:
-        listed = ", ".join(f"{key} (was {_show(old, key)}, now {_show(new, key)})" for key in changed)
-        raise UserError(
-            f"{path} holds a run with other settings: {listed}. Expected the same settings to resume it; give tag=NAME or another run_dir "
-            "for a second run beside it, or fresh=true to move the old one aside."
-        )
-
-
-def _show(flat: dict[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "absent"
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-@contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or path
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error} ({place}). Expected a folder in which you may create files; "
-            "choose another with run_dir=FOLDER, or free space and permissions."
-        ) from error
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
