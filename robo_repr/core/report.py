@@ -17,9 +17,9 @@ def read_evaluations(run: Path) -> list[dict]:
 
 
 def percent(success: float, episodes: int) -> str:
-    """A success rate with its 95 % Wilson interval, such as ``94 % [88, 97]``."""
+    """A success rate with its 95 % Wilson interval, such as ``94 % [88 to 97]``."""
     low, high = wilson(round(success * episodes), episodes)
-    return f"{success:.0%} [{low:.0%}, {high:.0%}]".replace("%", " %", 1).replace("%", "", 0)
+    return f"{100 * success:.0f} % [{100 * low:.0f} to {100 * high:.0f}]"
 
 
 def print_run(run: Path, console: Console) -> None:
@@ -27,7 +27,7 @@ def print_run(run: Path, console: Console) -> None:
     summary = json.loads((run / "summary.json").read_text())
     encoder = summary["encoder"]
     table = Table(title=f"{summary['task']}, encoder {encoder['name']}, camera {summary['eval_camera']}, seed {summary['seed']}")
-    for heading in ("policy", "success [95 %]", "return"):
+    for heading in ("policy", f"success of {summary['episodes']} [95 %]", "return"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     table.add_row("trained", percent(summary["success"], summary["episodes"]), f"{summary['return']:.2f}", style="bold")
     for policy in ("random", "expert"):
@@ -38,7 +38,7 @@ def print_run(run: Path, console: Console) -> None:
     console.print(table)
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
     lines = [
-        f"{summary['episodes']} evaluation episodes; {summary['env_steps']} steps, {summary['updates']} updates in {minutes} min {seconds} s",
+        f"training    {summary['env_steps']} steps, {summary['updates']} updates, {minutes} min {seconds} s with evaluation and films",
         f"films       {', '.join(str(film) for film in sorted((run / 'videos').glob('*.mp4'))) or 'none'}",
         f"checkpoint  {max((run / 'checkpoints').iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)}",
     ]

@@ -1,0 +1,76 @@
+"""Films of a policy: all views side by side, with what happens written above them."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from agents.base import Policy
+from envs import BatchEnv
+
+SIZE = 256  # pixels per view
+BANNER = 64  # pixels above the views
+PAUSE = 10  # frames that an episode's last picture stays
+COLOURS = {"running": (210, 210, 210), "success": (96, 220, 120), "failure": (240, 110, 100)}
+
+
+def record_film(path: Path, env: BatchEnv, policy: Policy, title: str, views: list[str]) -> None:
+    """Films one episode of each world of `env`, one after the other, as H.264 in an mp4 file.
+
+    Args:
+        env: an `evaluation_env` of a few episodes; its own views are what the policy sees.
+        title: who acts, such as ``"untrained"``.
+        views: cameras to film, also ones that the policy does not see.
+
+    Raises:
+        UserError: nothing can be drawn here.
+    """
+    frames: list[list[np.ndarray]] = [[] for _ in range(env.num_envs)]
+    obs, _ = env.reset(seed=env.seed)
+    policy.reset(np.ones(env.num_envs, dtype=bool))
+    pictures = env.render_at(SIZE, views=views)
+    running = np.ones(env.num_envs, dtype=bool)
+    while running.any():
+        obs, _, terminated, truncated, info = env.step(policy.act(obs))
+        done = (terminated | truncated).cpu().numpy()
+        policy.reset(done)
+        # A world that ended shows the next episode already, so its last picture is the one before.
+        drawn = env.render_at(SIZE, views=views)
+        pictures = np.where(done[:, None, None, None, None], pictures, drawn)
+        for world in np.flatnonzero(running):
+            step = int(info["episode_length"][world])
+            near, success = bool(info["success_end"][world]), bool(info["success"][world])
+            outcome = ("success" if success else "failure") if done[world] else ("success" if near else "running")
+            text = {"running": "", "success": "success" if done[world] else "at the target", "failure": "failed"}[outcome]
+            names = [view if view in env.views else f"{view} (not seen by the policy)" for view in views]
+            lines = [f"{title}, episode {world + 1} of {env.num_envs}", f"step {step} of {env.horizon}  {text}"]
+            frames[world] += [_frame(pictures[world], lines, names, COLOURS[outcome])] * (PAUSE if done[world] else 1)
+        running &= ~done
+    _write(path, [frame for episode in frames for frame in episode], env.metadata["render_fps"])
+
+
+def _frame(pictures: np.ndarray, lines: list[str], names: list[str], colour: tuple[int, int, int]) -> np.ndarray:
+    """One frame (BANNER + SIZE, V * SIZE, 3) from pictures (V, SIZE, SIZE, 3)."""
+    image = Image.new("RGB", (SIZE * len(pictures), SIZE + BANNER), (24, 24, 28))
+    for column, picture in enumerate(pictures):
+        image.paste(Image.fromarray(picture), (column * SIZE, BANNER))
+    draw = ImageDraw.Draw(image)
+    for row, line in enumerate(lines):
+        draw.text((8, 4 + 18 * row), line, fill=colour, font=ImageFont.load_default(13))
+    for column, name in enumerate(names):
+        draw.text((column * SIZE + 8, BANNER - 20), name, fill=COLOURS["running"], font=ImageFont.load_default(12))
+    return np.asarray(image)
+
+
+def _write(path: Path, frames: list[np.ndarray], fps: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    with av.open(str(unfinished), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    unfinished.rename(path)

@@ -1,0 +1,98 @@
+"""From a run's configuration to its parts: worlds, encoder, agent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from agents.embed import EmbedEnv
+from envs import make_env
+from envs.cameras import check_level
+from envs.registry import check_views
+from robo_repr.core.config import RLConfig, build
+from robo_repr.core.errors import UserError
+from robo_repr.core.run import RunDir
+from robo_repr.encoders import build_encoder
+from robo_repr.encoders.base import Encoder
+
+
+@dataclass
+class Parts:
+    encoder: Encoder
+    env: EmbedEnv
+    agent: Any  # one of agents/
+
+
+def env_settings(cfg: RLConfig, camera: Any, pictures: bool) -> dict:
+    """Settings for `make_env` that training and evaluation share, with one of their cameras. Without pictures nothing is drawn."""
+    shared = ("task", "horizon", "seed", "appearance", "quality", "image_size", "privileged", "reward", "frame_stack", "sim")
+    return {"camera": camera, "views": check_views(cfg.views) if pictures else [], **{key: getattr(cfg, key) for key in shared}}
+
+
+def needs_pictures(encoder: Encoder) -> bool:
+    return "images" in encoder.spec.inputs
+
+
+def build_parts(cfg: RLConfig, device: str, *, training: bool = True) -> Parts:
+    """Builds worlds, encoder and agent.
+
+    Args:
+        training: False builds the least that can act, and leaves the global random generators unseeded.
+
+    Raises:
+        UserError: settings that do not exist or do not go together.
+    """
+    # Names are checked before weights are read.
+    make_env(**env_settings(cfg, cfg.camera, True)).close()
+    check_level("eval_camera", cfg.eval_camera)
+    encoder = build_encoder(cfg.encoder, cfg.names["encoder"], cfg.variant, cfg.weights, device)
+    pictures = needs_pictures(encoder)
+    if pictures and not check_views(cfg.views):
+        raise UserError(
+            f"views={cfg.views} shows nothing, but encoder={cfg.names['encoder']} encodes pictures. Name a view, or use encoder=identity."
+        )
+    worlds = make_env(**env_settings(cfg, cfg.camera, pictures), num_envs=cfg.num_envs if training else 1)
+    if training:
+        worlds.reset()  # draws for the first time: a machine without OpenGL shall say so before anything is written
+    env = EmbedEnv(worlds, encoder, cfg.readout, cfg.camera_input)
+    agent = build(
+        cfg.agent,
+        env=env,
+        steps=cfg.steps if training else 1,
+        updates_per_step=cfg.updates_per_step,
+        save_replay=cfg.save_replay,
+        seed=cfg.seed if training else None,
+        device=device,
+    )
+    return Parts(encoder, env, agent)
+
+
+def load_run(folder: Path, device: str = "cpu") -> tuple[Parts, RLConfig, int]:
+    """What a run's latest checkpoint needs to act, the run's configuration, and the step of the checkpoint.
+
+    Raises:
+        UserError: the folder is no run, or has no checkpoint yet.
+    """
+    try:
+        cfg = RLConfig(**yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder} is no folder of a run_rl.py run ({error}). Give the folder that holds its config.yaml.") from error
+    checkpoint = RunDir(folder).latest_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"{folder} has no checkpoint yet. Let the run reach its first one (checkpoint_every={cfg.checkpoint_every} steps).")
+    parts = build_parts(cfg, device, training=False)
+    parts.agent.load_policy(checkpoint[1])
+    return parts, cfg, checkpoint[0]
+
+
+def choose_device(device: str) -> str:
+    """`auto` becomes cuda where there is one; a device that is not there is a `UserError`."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = device.partition(":")
+    if not there.get(kind) or (index and int(index) >= torch.cuda.device_count()):
+        raise UserError(f"device={device} is not there: torch {torch.__version__} does not find it. Use device=cpu or device=auto.")
+    return device

@@ -1,0 +1,211 @@
+import importlib.util
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents import load_policy, train
+from envs import make_env
+from robo_repr.core.checkpoint import load_state
+from robo_repr.core.config import RLConfig, load_part
+from robo_repr.core.errors import UserError
+from robo_repr.core.metrics import Metrics, read_metrics
+
+SMALL = {"num_envs": 4, "horizon": 12, "steps": 240, "eval_episodes": 4, "log_every": 40, "checkpoint_every": 80, "logger": "none"}
+AGENT = {**load_part("agent", "sac"), "learning_starts": 40, "net": [16, 16], "batch_size": 16}
+NAMES = {"agent": "sac", "budget": "default"}
+PIXELS = {"encoder": {**load_part("encoder", "pixels"), "size": 4}, "image_size": 16, "names": {**NAMES, "encoder": "pixels"}}
+STATE = {"encoder": load_part("encoder", "identity"), "privileged": True, "names": {**NAMES, "encoder": "identity"}}
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    """The number of threads and the signal handlers are the process's, not the test's."""
+    threads, handlers = torch.get_num_threads(), [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers:
+        assert signal.getsignal(number) is handler
+
+
+@pytest.fixture
+def no_films(monkeypatch):
+    monkeypatch.setattr(train, "record_film", lambda *_: None)
+
+
+def start(folder, **settings):
+    """Runs the command in this process; returns its exit code."""
+    cfg = RLConfig(**{**SMALL, "agent": AGENT, "run_dir": str(folder), **settings})
+    cfg.validate()
+    return train.train(cfg, ["encoder=" + cfg.names["encoder"]])
+
+
+def rows(folder, but=()):
+    """The rows of metrics.jsonl without what the clock decides."""
+    return [
+        {key: value for key, value in row.items() if key != "wall_s" and not key.startswith(("time/", *but))}
+        for row in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def same(a, b):
+    """Whether two saved states are equal to the last bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, torch.Tensor | np.ndarray):
+        return np.array_equal(np.asarray(a), np.asarray(b))
+    return a == b
+
+
+def states(folder, step):
+    return {name: load_state(folder / "checkpoints" / str(step), name) for name in ("policy", "training", "replay")}
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.timeout(120)
+def test_a_run_from_start_to_end(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert start(folder, **PIXELS) == 0
+    shown = capsys.readouterr().out
+    for words in ("trained", "random", "expert", "trained.mp4", "checkpoints/240", "python scripts/evaluate.py run=", "encoder=random"):
+        assert words in shown
+    result = summary(folder)
+    assert result["status"] == "finished" and result["env_steps"] == 240 and result["resumed"] == 0 and result["episodes"] == 4
+    assert result["updates"] == (240 - 40 - 4) // 4 and result["encoder"]["fingerprint"] == result["encoder"]["fingerprint_end"]
+    assert set(result["seconds"]) == {"reset", "physics", "render", "encode", "update", "evaluate"} and result["views"] == ["wrist"]
+    assert [row["env_steps"] for row in read_metrics(folder / "metrics.jsonl")] == [40, 80, 120, 160, 200, 240]
+    assert [row["env_steps"] for row in read_metrics(folder / "metrics.jsonl") if "eval/success" in row] == [80, 160, 240]
+    assert sorted(path.name for path in (folder / "videos").iterdir()) == ["middle.mp4", "trained.mp4", "untrained.mp4"]
+    assert [row["policy"] for row in read_metrics(folder / "evaluations.jsonl")] == ["random", "expert", "trained"]
+
+    # Again: only the table.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*l*") if path.suffix in (".jsonl", ".mp4", ".safetensors")}
+    assert start(folder, **PIXELS) == 0
+    assert "trained" in capsys.readouterr().out and all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+    # The policy, on its own.
+    env = make_env("reach", num_envs=3, image_size=16)
+    obs, _ = env.reset()
+    policy = load_policy(folder)
+    policy.reset(np.ones(3, dtype=bool))
+    actions = policy.act(obs)
+    env.step(actions)
+    assert actions.shape == (3, 3)
+    env.close()
+    policy.agent.env.close()
+
+    # The script that evaluates it anew.
+    script = importlib.util.spec_from_file_location("evaluate_script", Path(__file__).parents[2] / "scripts" / "evaluate.py")
+    assert script and script.loader
+    module = importlib.util.module_from_spec(script)
+    script.loader.exec_module(module)
+    kept = (folder / "summary.json").read_bytes()
+    assert module.main([f"run={folder}"]) == 0 and module.main([f"run={folder}", "episodes=5", "camera=L3"]) == 0
+    repeated, other = read_metrics(folder / "evaluations.jsonl")[-2:]
+    assert repeated == read_metrics(folder / "evaluations.jsonl")[2] and (other["camera"], other["episodes"]) == ("L3", 5)
+    assert (folder / "summary.json").read_bytes() == kept and "success" in capsys.readouterr().out
+    for mistake in (["run=nowhere"], [], ["run=x", "episodes=0"], ["runs=x"], [f"run={folder}", "camera=L9"]):
+        assert module.main(mistake) == 2 and capsys.readouterr().err.strip()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("encoder", [PIXELS, STATE], ids=["pixels", "state"])
+def test_after_a_kill_the_run_ends_as_if_nothing_had_happened(tmp_path, capsys, no_films, encoder):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, **encoder) == 0
+    shutil.copytree(whole, killed)
+    # As kill -9 leaves it: rows after the checkpoint, the last one half written, and no summary.
+    for later in ("160", "240"):
+        shutil.rmtree(killed / "checkpoints" / later)
+    (killed / "summary.json").unlink()
+    text = (killed / "metrics.jsonl").read_text()
+    (killed / "metrics.jsonl").write_text(text[: text.rindex('"updates"')])
+    capsys.readouterr()
+    assert start(killed, **encoder) == 0
+    assert "resumed at step 80" in capsys.readouterr().out
+    assert rows(killed) == rows(whole) and same(states(killed, 240), states(whole, 240))
+    assert summary(killed)["resumed"] == 1 and summary(killed)["success"] == summary(whole)["success"]
+
+
+@pytest.mark.timeout(120)
+def test_evaluating_and_saving_do_not_disturb_training(tmp_path, no_films):
+    rarely, often = tmp_path / "rarely", tmp_path / "often"
+    assert start(rarely, **PIXELS, eval_every=1000) == 0
+    assert start(often, **PIXELS, eval_every=60, checkpoint_every=20) == 0
+    logged = [row for row in rows(often, ("eval/",)) if row["env_steps"] % 40 == 0]
+    assert (
+        len(rows(often)) > len(logged) == len(rows(rarely))
+        and rows(rarely, ("eval/",)) == logged
+        and same(states(rarely, 240), states(often, 240))
+    )
+
+
+def test_a_signal_is_served_between_two_steps(tmp_path, monkeypatch, no_films):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert start(whole, **STATE) == 0
+    write = Metrics.write
+
+    def interrupt(self, row):
+        write(self, row)
+        if row["env_steps"] == 120:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Metrics, "write", interrupt)
+    assert start(stopped, **STATE) == 143
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "record_film", lambda *_: None)
+    assert summary(stopped)["status"] == "interrupted" and summary(stopped)["success"] is None
+    assert max(int(path.name) for path in (stopped / "checkpoints").iterdir()) == 120
+    assert start(stopped, **STATE) == 0
+    assert rows(stopped) == rows(whole) and same(states(stopped, 240), states(whole, 240))
+    assert summary(stopped)["status"] == "finished" and summary(stopped)["resumed"] == 1
+
+
+def test_a_failure_is_noted_and_the_last_checkpoint_kept(tmp_path, monkeypatch, no_films):
+    folder = tmp_path / "run"
+
+    def fail(self, row):
+        if row["env_steps"] > 120:
+            raise RuntimeError("disk on fire")
+
+    monkeypatch.setattr(Metrics, "write", fail)
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        start(folder, **STATE)
+    assert summary(folder)["status"] == "failed" and (folder / "checkpoints" / "80").exists()
+
+
+def test_a_finished_run_goes_on_for_more_steps(tmp_path, no_films):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    assert start(folder, **STATE, eval_every=1000) == 0 and start(folder, **STATE, eval_every=1000, steps=332) == 0
+    assert start(whole, **STATE, eval_every=1000, steps=332) == 0
+    assert rows(folder, ("eval/",)) == rows(whole, ("eval/",)) and same(states(folder, 332), states(whole, 332))
+
+
+def test_without_opengl_a_run_on_the_state_goes_without_films(tmp_path, monkeypatch, capsys):
+    def no_gl(*_):
+        raise UserError("No OpenGL here")
+
+    monkeypatch.setattr(train, "record_film", no_gl)
+    assert start(tmp_path / "run", **STATE) == 0
+    assert "no film: No OpenGL here" in capsys.readouterr().out
+    with pytest.raises(UserError):
+        start(tmp_path / "pixels", **PIXELS)
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"task": "reech"}, {"views": ["frnt"]}, {"camera": "L9"}, {"eval_camera": "L9"}, {"views": []}], ids=str
+)
+def test_mistakes_leave_nothing_behind(tmp_path, mistake):
+    with pytest.raises(UserError, match=next(iter(mistake))):
+        start(tmp_path / "run", **PIXELS, **mistake)
+    assert not (tmp_path / "run").exists()
