@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from robo_repr.core import config
 from robo_repr.core.config import RLConfig, build, config_names, load_part, main, run_name
+from robo_repr.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +64,7 @@ def test_overrides_win_over_the_budget(command):
         (["agent=sca"], ["agent=sca", "agent=sac"]),
         (["budget=huge"], ["budget=huge", "tiny"]),
         (["stepz=3"], ["stepz", "steps"]),
-        (["+stepz=3"], ["stepz", "steps"]),
+        (["+stepz=3"], ["+stepz=3", "key=value"]),
         (["agent.gama=3"], ["agent.gama", "agent.gamma"]),
         (["names.encoder=x"], ["names.encoder"]),
         (["steps=-5"], ["steps=-5", "at least 1"]),
@@ -80,7 +81,27 @@ def test_overrides_win_over_the_budget(command):
         (["hello"], ["hello", "key=value"]),
         (["--steps", "3"], ["--steps", "key=value"]),
         (["-m", "seed=0,1", "run_dir=x"], ["run_dir", "-m"]),
-        (["seed=0,1"], ["seed=0,1"]),
+        (["seed=0,1"], ["seed=0,1", "-m"]),
+        (["views=front,wrist"], ["views=[front,wrist]"]),
+        (["steps=1e5"], ["steps=100000"]),
+        (["seed=[0,1]"], ["seed=0,1", "-m"]),
+        (["seed=99999999999"], ["at most"]),
+        (["updates_per_step=nan"], ["updates_per_step=nan"]),
+        (["mvp"], ["encoder=mvp"]),
+        (["encoder=null"], ["encoder=None", "mvp"]),
+        (["encoder={a: 1}"], ["encoder=", "mvp"]),
+        (["encoder=mvp,random"], ["-m"]),
+        (["agent.gamma.x=1"], ["agent.gamma", "VALUE"]),
+        (["tag="], ["tag=", "VALUE"]),
+        (["tag=../x"], ["tag=", "folder"]),
+        (['tag="a'], ["tag=", "Quote"]),
+        (["steps=${nope}"], ["steps", "nope"]),
+        (["steps=${task}"], ["steps", "task"]),
+        (["~task"], ["~task", "key=value"]),
+        (["hydra.run.dir=x"], ["-m"]),
+        (["-m", "seed=0,x"], ["seed=x"]),
+        (["-m", "encoder=mvp,mvpp"], ["encoder=mvp"]),
+        (["-m", "eval_episodes=1,2"], ["same folder", "tag="]),
     ],
 )
 def test_mistakes_get_one_paragraph(command, arguments, says):
@@ -88,7 +109,7 @@ def test_mistakes_get_one_paragraph(command, arguments, says):
     assert code == 2 and not ran and out == ""
     assert len(err.strip().splitlines()) == 1 and len(err) < 500, err
     assert all(part in err for part in says), err
-    assert "hydra" not in err.lower() and "Traceback" not in err
+    assert "hydra" not in err.replace("hydra.run.dir=x", "").lower() and "Traceback" not in err
 
 
 words = st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=12)
@@ -113,6 +134,46 @@ def test_a_sweep_runs_every_combination(command):
     ]
 
 
+def test_the_last_one_of_two_words_counts(command):
+    _, _, ran, _ = command("encoder=mvp", "task=reach", "encoder=pixels", "steps=5", "steps=6")
+    cfg, overrides = ran[0]
+    assert (cfg.names["encoder"], cfg.steps) == ("pixels", 6) and overrides == ["task=reach", "encoder=pixels", "steps=6"]
+
+
+def test_quotes_and_references(command):
+    _, _, ran, _ = command("tag=s${seed}", "seed=4", "weights=' a=b, c.st '", 'readout="pooled"')
+    cfg, _ = ran[0]
+    assert (cfg.tag, cfg.weights, cfg.readout) == ("s4", " a=b, c.st ", "pooled")
+
+
+def test_a_sweep_stops_when_a_job_was_interrupted(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(sys, "argv", ["run_rl.py", "-m", "seed=0,1"])
+    with pytest.raises(SystemExit) as stop:
+        main(RLConfig, lambda cfg, overrides: ran.append(cfg.seed) or 130)
+    assert stop.value.code == 130 and ran == [0]
+
+
+def test_a_late_mistake_and_its_traceback(command, monkeypatch, capsys):
+    def run(cfg, overrides):
+        raise UserError("found\nthis")
+
+    for arguments in ([], ["-m", "seed=0,1"]):
+        monkeypatch.setattr(sys, "argv", ["run_rl.py", *arguments])
+        for debug in ("0", "1"):
+            monkeypatch.setenv("ROBO_DEBUG", debug)
+            with pytest.raises(SystemExit) as stop:
+                main(RLConfig, run)
+            err = capsys.readouterr().err
+            assert stop.value.code == 2 and "found this" in err and ("Traceback" in err) == (debug == "1")
+
+
+def test_cfg_prints_the_settings(command):
+    code, _, ran, out = command("--cfg", "job", "seed=4")
+    assert code == 0 and not ran and RLConfig(**yaml.safe_load(out)).seed == 4
+
+
 def test_names_of_runs(command):
     def name(*arguments):
         return run_name(*command(*arguments)[2][0])
@@ -121,6 +182,9 @@ def test_names_of_runs(command):
     assert name("encoder=pixels", "camera=L3", "seed=4", "steps=7", "run_dir=x") == "reach-pixels-sac-L3"
     assert name("readout=pooled", "agent.gamma=0.9") == "reach-mvp-sac-L1-agent.gamma_0.9-readout_pooled"
     assert name("readout=pooled", "tag=mine") == "reach-mvp-sac-L1-mine"
+    assert name('readout="pooled"') == name("readout=pooled") != name() == name("readout=grid4", "budget=default")
+    assert name("budget=tiny", "num_envs=8") == "reach-mvp-sac-L1-budget_tiny"
+    assert name("weights=/a/b c.st") == "reach-mvp-sac-L1-weights_a-b-c.st"
     views = name("views=[front,wrist]")
     assert "=" not in views and "[" not in views and "front" in views and views != name("views=[wrist,front]")
     assert len(name("agent.net=[" + ",".join(["256"] * 60) + "]")) <= 120
@@ -146,5 +210,6 @@ def test_help_is_for_a_newcomer_and_quick():
 
 
 def test_the_core_needs_no_torch():
-    code = "import robo_repr, envs, agents, robo_repr.core.config, robo_repr.core.run, robo_repr.core.checkpoint, sys; assert 'torch' not in sys.modules"
+    core = ", ".join(f"robo_repr.core.{path.stem}" for path in sorted((ROOT / "robo_repr/core").glob("[a-z]*.py")))
+    code = f"import robo_repr, envs, agents, {core}, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

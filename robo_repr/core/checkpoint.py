@@ -51,7 +51,7 @@ def save_state(folder: Path, name: str, state: dict) -> None:
     structure = plain(state, name)
     data = save(arrays)
     _write(folder / f"{name}.safetensors", data)
-    text = json.dumps({"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "state": structure})
+    text = json.dumps({"format": FORMAT, "sha256": _digest(structure, data), "state": structure})
     _write(folder / f"{name}.json", text.encode())
 
 
@@ -66,7 +66,7 @@ def load_state(folder: Path, name: str) -> dict:
     try:
         data = (folder / f"{name}.safetensors").read_bytes()
         saved = json.loads((folder / f"{name}.json").read_bytes())
-        whole = hashlib.sha256(data).hexdigest() == saved["sha256"]
+        whole = _digest(saved["state"], data) == saved["sha256"]
         if whole and saved["format"] > FORMAT:
             raise UserError(f"{folder / name} was written by a newer version (format {saved['format']}, this one reads {FORMAT}). Update.")
         arrays = load(data) if whole else {}
@@ -78,7 +78,7 @@ def load_state(folder: Path, name: str) -> dict:
         ) from error
     if not whole:
         raise UserError(
-            f"The checkpoint {folder / name} is damaged: its tensors do not have the checksum they were written with. Delete that folder "
+            f"The checkpoint {folder / name} is damaged: it does not have the checksum it was written with. Delete that folder "
             "to go on from the checkpoint before it, or start over with fresh=true."
         )
 
@@ -95,6 +95,13 @@ def load_state(folder: Path, name: str) -> dict:
         return {key: full(item) for key, item in value.items()}
 
     return full(structure)
+
+
+def _digest(structure: Any, data: bytes) -> str:
+    """One checksum for both files."""
+    digest = hashlib.sha256(json.dumps(structure).encode())
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -3,14 +3,17 @@
 Hydra composes ``key=value`` overrides with the YAML files under configs/; nothing behind this module knows Hydra.
 """
 
+import copy
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +24,8 @@ import yaml
 from robo_repr.core.errors import UserError, unknown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CHECKED_JOBS = 500  # a sweep's jobs are checked before the first one starts, up to this many
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 # They say where and how long, not what is learned: they never enter the name of a run.
 NOT_IN_NAME = ("task", "encoder", "agent", "camera", "seed", "steps", "eval_episodes", "logger", "device", "tag", "run_dir", "fresh")
 
@@ -34,7 +39,10 @@ def load_part(group: str, name: str) -> dict:
     """The keys of configs/<group>/<name>.yaml; a `UserError` offers the nearest name."""
     if name not in config_names(group):
         raise unknown(group, name, config_names(group))
-    return yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    from omegaconf import OmegaConf
+
+    # Hydra's own reader: YAML's takes 1e-3 for text.
+    return dict(OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml")))  # type: ignore[arg-type]
 
 
 def build(node: dict, **extra: Any) -> Any:
@@ -44,9 +52,11 @@ def build(node: dict, **extra: Any) -> Any:
     return getattr(import_module(module), name)(**keywords)
 
 
-def key(default: Any, text: str, *, first: bool = False, low: float | None = None, options: tuple[str, ...] = ()) -> Any:
+def key(
+    default: Any, text: str, *, first: bool = False, low: float | None = None, high: float = 10**12, options: tuple[str, ...] = ()
+) -> Any:
     """A key of a command: its default, one line for --help, and what it may be. `first` marks what a newcomer needs."""
-    metadata = {"help": text, "first": first, "low": low, "options": options}
+    metadata = {"help": text, "first": first, "low": low, "high": high, "options": options}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -91,7 +101,7 @@ class RLConfig:
     log_every: int = key(800, "environment steps between rows of metrics.jsonl", low=1)
     checkpoint_every: int = key(5000, "environment steps between checkpoints", low=1)
     save_replay: bool = key(True, "keeps the replay in checkpoints: without it a resumed run is not exact")
-    seed: int = key(0, "root of all random numbers", first=True, low=0)
+    seed: int = key(0, "root of all random numbers", first=True, low=0, high=2**32 - 1)
     device: str = key("cpu", "cpu, cuda, cuda:N, mps, or auto")
     sim: str = key("threads", "the engine that steps the worlds", options=("threads",))
     logger: str = key("tensorboard", "tensorboard or none; metrics.jsonl is always written", options=("tensorboard", "none"))
@@ -102,14 +112,16 @@ class RLConfig:
 
     def validate(self) -> None:
         """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""
+        if re.fullmatch(r"last:[1-9]\d*|full|scratch", self.encoder_mode):
+            raise UserError(
+                f"encoder_mode={self.encoder_mode} trains the encoder, but agent={self.names.get('agent', 'sac')} learns from cached "
+                "features of a frozen one. Leave encoder_mode=frozen."
+            )
         check(self)
         if not re.fullmatch(r"cpu|auto|mps|cuda(:\d+)?", self.device):
             raise UserError(f"device={self.device} is not known. Use cpu, cuda, cuda:N, mps, or auto.")
-
-    @property
-    def run_name(self) -> str:
-        """task-encoder-agent-camera; see `run_name`."""
-        return f"{self.task}-{self.names['encoder']}-{self.names['agent']}-{self.camera}"
+        if self.tag is not None and not re.fullmatch(r"\w[\w.,+-]*", self.tag):
+            raise UserError(f"tag={self.tag!r} cannot be part of a folder's name. Use letters, digits and _ . , + - only.")
 
 
 def check(config: Any) -> None:
@@ -118,79 +130,285 @@ def check(config: Any) -> None:
         value, low, options = getattr(config, item.name), item.metadata.get("low"), item.metadata.get("options")
         if options and value not in options:
             raise unknown(item.name, str(value), options)
-        if low is not None and value is not None and not value >= low:
-            raise UserError(f"{item.name}={value} is not possible. {item.name} ({item.metadata['help']}) must be at least {low}.")
+        if low is None or value is None:
+            continue
+        bound = f"at least {low}" if not value >= low else f"at most {item.metadata['high']}"  # NaN is not at least anything
+        if not low <= value <= item.metadata["high"]:
+            raise UserError(f"{item.name}={value} is not possible. {item.name} ({item.metadata['help']}) must be {bound}.")
 
 
 def run_name(config: Any, overrides: list[str]) -> str:
-    """Folder name of a run: what it is, and a tag for every override that the name does not tell; never with "=" in it."""
-    if config.tag:
-        tag = config.tag
-    else:
-        told = [o for o in overrides if o.lstrip("+~").split("=")[0] not in NOT_IN_NAME]
-        tag = "-".join(sorted(o.lstrip("+~").replace("=", "_") for o in told))
-    text = "-".join(part for part in (config.run_name, tag) if part)
-    safe = re.sub(r"-*[^\w.,-]+-*", "-", text).strip("-.")
-    return safe if len(safe) <= 120 else f"{safe[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    """Folder name of a run: task-encoder-agent-camera, and the tag or else every override that changes something else.
+
+    Spelling does not count: ``readout="pooled"`` and ``readout=pooled`` are one run, and an override that repeats the default is left out.
+    There is never an "=" or "/" in the name.
+    """
+    what = "-".join(_folder_text(part) for part in (config.task, config.names["encoder"], config.names["agent"], config.camera))
+    before, now = _defaults(type(config), config.names), dataclasses.asdict(config)
+    before["budget"], now["budget"] = config.groups.get("budget"), config.names.get("budget")
+    changed = []
+    for path in sorted(override.split("=")[0] for override in overrides):
+        if path not in NOT_IN_NAME and (value := _inside(now, path)) != _inside(before, path):
+            changed.append(f"{path}_{_folder_text(value)}")
+    name = "-".join(part for part in (what, config.tag or "-".join(changed)) if part)
+    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _folder_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(_folder_text(item) for item in value)
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^\w.,+-]+", "-", text).strip("-.")
+
+
+def _inside(settings: Any, path: str) -> Any:
+    """The value at a dotted path."""
+    for name in path.split("."):
+        settings = settings[name]
+    return settings
 
 
 def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
     """Runs a command: composes its configuration from the command line, calls ``run(config, overrides)`` and exits with its code.
 
-    With ``-m`` (Hydra's multirun) every combination runs in turn; an error then stops the sweep.
+    With ``-m`` (Hydra's multirun) every combination runs in turn. All of them are checked before the first one starts.
     """
     # OpenMP threads that spin while they wait take a core from the renderer; read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    arguments = sys.argv[1:]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's own exit
     try:
-        if {"-h", "--help"} & set(arguments):
+        flags, overrides = _split(sys.argv[1:])
+        if "--help" in flags:
             print(help_page(config_class))
             sys.exit(0)
-        _check_arguments(config_class, arguments)
-        sys.exit(_with_hydra(config_class, run))
+        if "--multirun" in flags:
+            sys.exit(_sweep(config_class, run, overrides))
+        config, overrides = compose(config_class, overrides)
+        if "--cfg" in flags:
+            print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
+            sys.exit(0)
+        sys.exit(run(config, overrides))
     except UserError as error:
-        _complain(str(error))
+        print(" ".join(str(error).split()), file=sys.stderr)
+        if os.environ.get("ROBO_DEBUG") == "1":
+            traceback.print_exc()
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-def _with_hydra(config_class: type, run: Callable[[Any, list[str]], int]) -> int:
+def compose(config_class: type, overrides: list[str]) -> tuple[Any, list[str]]:
+    """The checked configuration that ``key=value`` words mean, and the words that count: the last one of each key.
+
+    Raises:
+        UserError: any mistake in them.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    parsed = _parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            name, value = override.input_line.split("=", 1)
+            as_list = f" Write {name}=[{value}] for a list, or" if _kind(config_class, name) is None else " Write one, or"
+            raise UserError(f"{override.input_line} gives several values.{as_list} add -m to run once for each value.")
+        if override.key_or_group.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{override.input_line} sets up a sweep, but there is none. Add -m to start one, or leave it out.")
+    words = [override.input_line for override in parsed]
+    _check_overrides(config_class, parsed)
+    ConfigStore.instance().store(name=config_class.command, node=_schema(config_class))
+    with _hydra_errors(), hydra.initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+        node = hydra.compose(config_class.command, words)
+    return _to_config(config_class, node, parsed), words
+
+
+def _sweep(config_class: type, run: Callable[[Any, list[str]], int], overrides: list[str]) -> int:
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
-    codes, mistakes = [0], []
+    parsed = _parse(overrides)
+    if any(override.key_or_group == "run_dir" for override in parsed):
+        raise UserError("run_dir= names one folder and cannot be combined with -m. Leave it out: every job gets its own folder in runs/.")
+    _check_jobs(config_class, parsed)
 
     def job(node: Any) -> None:
-        OmegaConf.resolve(node)
-        values = OmegaConf.to_container(node)
-        hydra_config = HydraConfig.get()
-        chosen, overrides = hydra_config.runtime.choices, list(hydra_config.overrides.task)
-        config = config_class(**{**values, "names": {group: chosen[group] for group in config_class.groups}})  # type: ignore[arg-type]
-        try:
-            config.validate()
-            codes.append(run(config, overrides))
-        except UserError as mistake:
-            if hydra_config.mode == RunMode.MULTIRUN:
-                raise
-            mistakes.append(mistake)  # raised in here, Hydra would print its own line first
+        words = list(HydraConfig.get().overrides.task)
+        print(f"\njob {HydraConfig.get().job.num}: {' '.join(words)}", flush=True)
+        code = run(_to_config(config_class, node, _parse(words)), words)
+        if code:
+            raise SystemExit(code)  # an interrupted job ends the sweep
 
     ConfigStore.instance().store(name=config_class.command, node=_schema(config_class))
-    door = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_class.command)(job)
+    before, sys.argv = sys.argv, [sys.argv[0], "-m", *(override.input_line for override in parsed)]
     try:
-        door()
+        with _hydra_errors():
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_class.command)(job)()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _check_jobs(config_class: type, parsed: list[Any]) -> None:
+    """Composes every job of a sweep, so that a mistake in the last one does not show after hours."""
+    from hydra.core.override_parser.types import Glob
+
+    ours = [override for override in parsed if not override.key_or_group.startswith(("hydra.", "hydra/"))]
+    if any(override.is_interval_sweep() or isinstance(override.value(), Glob) for override in ours):
+        return  # only the sweeper can expand these
+    choices = [
+        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in ours
+    ]
+    folders: dict[tuple[str, int], str] = {}
+    for job in itertools.islice(itertools.product(*choices), CHECKED_JOBS):
+        config, words = compose(config_class, list(job))
+        folder = run_name(config, words), config.seed
+        if folder in folders:
+            raise UserError(
+                f"Two jobs of this sweep would write the same folder, {folder[0]}/s{folder[1]}: '{folders[folder]}' and "
+                f"'{' '.join(words)}'. Name the difference in the tag, for example 'tag=steps${{steps}}'."
+            )
+        folders[folder] = " ".join(words)
+
+
+def _split(arguments: list[str]) -> tuple[set[str], list[str]]:
+    """(flags by their long names, the other words)."""
+    spelled = {"-h": "--help", "--help": "--help", "-m": "--multirun", "--multirun": "--multirun", "--cfg": "--cfg"}
+    flags, words = set(), []
+    for index, argument in enumerate(arguments):
+        if argument in spelled:
+            flags.add(spelled[argument])
+        elif argument == "job" and index and arguments[index - 1] == "--cfg":
+            continue  # Hydra's spelling
+        elif argument.startswith("-"):
+            raise UserError(
+                f"'{argument}' is not understood.{_near(argument, spelled)} Settings are written key=value without dashes; --help lists "
+                "the keys, --cfg prints the settings, -m runs a sweep."
+            )
+        else:
+            words.append(argument)
+    return flags, words
+
+
+def _parse(overrides: list[str]) -> list[Any]:
+    """Hydra's Override objects, the last one of each key."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, parsed = OverridesParser.create(), {}
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if text.startswith(("+", "~")):
+            raise UserError(f"'{text}' adds or removes a key. Settings are written key=value, with the keys that --help lists.")
+        if not equals or not name.strip():
+            group = next((folder.name for folder in CONFIGS.iterdir() if text in config_names(folder.name)), None)
+            example = f"{group}={text}" if group else "steps=10000"
+            raise UserError(f"'{text}' is not understood. Settings are written key=value, such as {example}; --help lists the keys.")
+        if not value.strip():
+            raise UserError(f"'{text}' gives no value. Write {name}=VALUE, or leave {name} out for its default.")
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UserError(
+                f"'{text}' cannot be read. Quote a value that holds spaces, commas, brackets, quotes or '=' twice, once for the shell and "
+                f"once for the command: '{name}=\"some value\"'; lists are written '{name}=[a,b]'."
+            ) from error
+        # Hydra refuses a group that is named twice; here the later one counts, so that make run ARGS="encoder=random" works.
+        parsed.pop(override.key_or_group, None)
+        parsed[override.key_or_group] = override
+    return list(parsed.values())
+
+
+def _names(config_class: Any, parsed: list[Any]) -> dict[str, str]:
+    """The choice of each group."""
+    names = dict(config_class.groups)
+    for override in parsed:
+        if override.key_or_group in names:
+            names[override.key_or_group] = str(override.value())
+    return names
+
+
+def _defaults(config_class: Any, names: dict[str, str]) -> dict[str, Any]:
+    """The settings that hold when a command line only chooses parts."""
+    settings = {item.name: item.default for item in dataclasses.fields(config_class) if item.default is not dataclasses.MISSING}
+    for group in config_class.groups:
+        part = load_part(group, names[group])
+        settings |= part if group == "budget" else {group: part}
+    return settings
+
+
+def _check_overrides(config_class: Any, parsed: list[Any]) -> None:
+    """Refuses what Hydra would refuse in its own words: parts and keys that do not exist, and values of another type."""
+    from omegaconf import OmegaConf, ValidationError
+
+    known = _defaults(config_class, _names(config_class, parsed))
+    typed = OmegaConf.merge(OmegaConf.structured(config_class), known)
+    for override in parsed:
+        path, value = override.key_or_group, override.value()
+        if path in config_class.groups:
+            continue
+        settings: Any = known
+        for depth, name in enumerate(path.split(".")):
+            above = ".".join(path.split(".")[:depth])
+            if not isinstance(settings, dict):
+                raise UserError(f"{path}: {above} is one value and has no key '{name}'. Write {above}=VALUE.")
+            if name not in settings:
+                raise _unknown_key(path, [f"{above}.{key}".lstrip(".") for key in settings if key != "_target_"])
+            settings = settings[name]
+        try:
+            OmegaConf.update(copy.deepcopy(typed), path, value)
+        except ValidationError as error:
+            hint = "--help says what each key takes."
+            if isinstance(value, float) and value.is_integer():
+                hint = f"Write {path}={int(value)}."
+            elif isinstance(value, list):
+                hint = f"To run once for each value, write {path}={','.join(map(str, value))} and add -m."
+            kind = _kind(config_class, path) or "of another type"
+            raise UserError(f"{override.input_line} is not possible: {path} is {kind}. {hint}") from error
+
+
+def _kind(config_class: Any, name: str) -> str | None:
+    """What a key takes, in words; None for keys that take several types."""
+    annotation = next((item.type for item in dataclasses.fields(config_class) if item.name == name), None)
+    for kind, words in KINDS.items():
+        if annotation in (kind, kind | None):
+            return words if annotation == kind else f"{words}, or null"
+    return "one name" if name in config_class.groups else None
+
+
+def _to_config(config_class: Any, node: Any, parsed: list[Any]) -> Any:
+    from omegaconf import OmegaConf
+
+    with _hydra_errors():
+        values: Any = OmegaConf.to_container(node, resolve=True)
+    config = config_class(**values, names=_names(config_class, parsed))
+    config.validate()
+    return config
+
+
+@contextmanager
+def _hydra_errors() -> Iterator[None]:
+    """Says in our words, without Hydra's hints, what Hydra and OmegaConf refuse."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise _translated(config_class, error) from error
-    if mistakes:
-        raise mistakes[0]
-    return max(codes)
+        name = getattr(error, "full_key", None)
+        text = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{f'{name} cannot be set' if name else 'The settings cannot be used'}: {text}. Write key=value; ${{other}} stands for the "
+            "value of another key, and --help lists the keys."
+        ) from error
 
 
-def _schema(config_class: type) -> Any:
+def _schema(config_class: Any) -> Any:
     """What Hydra composes: the keys with their types, the groups' defaults, and settings that keep Hydra from writing files."""
     from omegaconf import OmegaConf
 
@@ -199,7 +417,7 @@ def _schema(config_class: type) -> Any:
     del schema["names"]
     hydra_settings = {
         "run": {"dir": "."},
-        "sweep": {"dir": "runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "subdir": "${hydra.job.num}"},
+        "sweep": {"dir": "runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "subdir": "."},
         "output_subdir": None,
     }
     parts = [{group: name} for group, name in config_class.groups.items() if group != "budget"]
@@ -208,57 +426,13 @@ def _schema(config_class: type) -> Any:
     return OmegaConf.merge(OmegaConf.create({"defaults": [*parts, "_self_", *last, *quiet], "hydra": hydra_settings}), schema)
 
 
-def _check_arguments(config_class: type, arguments: list[str]) -> None:
-    """Catches what Hydra would answer in its own words: other words than key=value, and keys that do not exist."""
-    known = {item.name for item in dataclasses.fields(config_class) if item.name != "names"} | set(config_class.groups)
-    multirun = {"-m", "--multirun"} & set(arguments)
-    for argument in arguments:
-        if argument in ("-m", "--multirun"):
-            continue
-        if argument.startswith("-") or "=" not in argument:
-            raise UserError(f"'{argument}' is not understood. Settings are written key=value; --help lists the keys, -m runs a sweep.")
-        name = argument.lstrip("+~").split("=")[0]
-        root = re.split(r"[.@/]", name)[0]
-        if root not in known and root != "hydra":
-            raise _unknown_key(name, known)
-        if multirun and root == "run_dir":
-            raise UserError(
-                "run_dir= names one folder, so it cannot be combined with -m. Leave it out: every job gets its own folder in runs/."
-            )
-
-
-def _translated(config_class: type, error: BaseException) -> UserError:
-    """Hydra's and OmegaConf's errors in our words, without their hints."""
-    from omegaconf.errors import ValidationError
-
-    causes = []
-    current: BaseException | None = error
-    while current is not None and current not in causes:
-        causes.append(current)
-        current = current.__cause__ or current.__context__
-    for cause in causes:
-        missing = getattr(cause, "missing_cfg_file", None)
-        if missing:
-            group, _, name = str(missing).rpartition("/")
-            if group in config_class.groups:
-                return unknown(group, name, config_names(group))
-        name = getattr(cause, "full_key", None)
-        text = str(cause).splitlines()[0] if str(cause) else ""
-        if name and isinstance(cause, ValidationError):
-            return UserError(f"{name}: {text.rstrip('.')}. --help says what each key takes.")
-        if name and "not in" in text:
-            group = str(name).split(".")[0]
-            part = getattr(cause, "parent_node", None)
-            options = [f"{group}.{option}" for option in part or () if option != "_target_"] if str(name).count(".") == 1 else []
-            return _unknown_key(str(name), options)
-    text = " ".join(line.strip() for line in str(error).splitlines() if line and not re.match(r"To append|Set the env|See https", line))
-    return UserError(f"The settings cannot be read: {text.rstrip('.')}. Write key=value, and quote lists: 'views=[front,wrist]'.")
-
-
 def _unknown_key(name: str, known: Iterable[str]) -> UserError:
+    return UserError(f"There is no key '{name}'.{_near(name, known)} --help lists the keys.")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return UserError(f"There is no key '{name}'. {hint}--help lists the keys.")
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def help_page(config_class: type) -> str:
@@ -275,12 +449,11 @@ def help_page(config_class: type) -> str:
         lines.append("")
     lines.append("Choices:")
     for group in config_class.groups:
-        lines.append(f"  {group + '=':10} {', '.join(config_names(group))}; its keys, as in {group}.KEY=VALUE, stand in configs/{group}/")
-    lines[-1] = f"  budget=    {', '.join(config_names('budget'))}"
+        keys = "" if group == "budget" else f"; its keys, as in {group}.KEY=VALUE, stand in configs/{group}/"
+        lines.append(f"  {group + '=':10} {', '.join(config_names(group))}{keys}")
     lines += ["", "Examples:", *(f"  {example}" for example in config_class.examples), ""]
-    lines.append(
-        "The same command again resumes a run. -m runs every combination of comma-separated values. ROBO_DEBUG=1 shows tracebacks."
-    )
+    lines.append("The same command again resumes a run. -m runs every combination of comma-separated values.")
+    lines.append("--cfg prints the settings and stops. ROBO_DEBUG=1 shows tracebacks.")
     return "\n".join(lines)
 
 
@@ -288,9 +461,3 @@ def _shown(config_class: type, item: dataclasses.Field) -> str:
     if item.name in config_class.groups:
         return config_class.groups[item.name]
     return yaml.safe_dump(item.default).split("\n")[0]
-
-
-def _complain(text: str) -> None:
-    print(text, file=sys.stderr)
-    if os.environ.get("ROBO_DEBUG") == "1":
-        traceback.print_exc()

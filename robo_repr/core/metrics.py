@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object per line, in the order of env_steps."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -15,24 +16,26 @@ class Metrics:
         self.path = Path(path)
         self._cut(lambda row: True)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  open for the run's life
-        self._board = None
-        if tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(tensorboard))
+        self._tensorboard, self._board, self._purge_from = tensorboard, None, None
 
     def write(self, row: dict) -> None:
-        """Appends one row; numbers of numpy and torch become plain ones."""
+        """Appends one row; numbers of numpy and torch become plain ones, and what is not finite null, because JSON has no NaN."""
         plain = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+        plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in plain.items()}
         self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
-        if self._board is not None:
+        if self._tensorboard is not None:
+            if self._board is None:
+                from torch.utils.tensorboard import SummaryWriter  # late, because it imports torch
+
+                self._board = SummaryWriter(str(self._tensorboard), purge_step=self._purge_from)
             for key, value in plain.items():
                 if isinstance(value, int | float) and key != "env_steps":
                     self._board.add_scalar(key, value, plain["env_steps"])
 
     def keep_until(self, env_steps: int) -> None:
-        """Drops rows beyond a checkpoint from which a run goes on, so that they are not written twice."""
+        """Drops rows beyond a checkpoint from which a run goes on, so that they are not written twice; call it before `write`."""
+        self._purge_from = env_steps + 1  # TensorBoard hides what an earlier process wrote from here on
         self._file.close()
         self._cut(lambda row: row["env_steps"] <= env_steps)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115

@@ -1,5 +1,6 @@
 """The folder of a run: who may write there, what was asked for, and checkpoints that are whole or not there."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,13 +16,15 @@ import yaml
 from robo_repr.core.errors import UserError
 
 KEPT_CHECKPOINTS = 3
-# Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned.
-MAY_CHANGE = ("steps", "eval_episodes", "logger", "device", "fresh", "run_dir")
+# Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned. A budget is only the numbers
+# that it sets.
+MAY_CHANGE = ("steps", "eval_episodes", "logger", "device", "fresh", "run_dir", "names.budget")
+OPENED = {"lock", "config.yaml", "overrides.txt", "versions.json", "checkpoints"}  # what `open` itself writes
 PACKAGES = ("torch", "mujoco", "gymnasium", "stable-baselines3", "timm", "numpy", "hydra-core", "dm_control")
 
 
 class RunDir:
-    """An open run folder; the lock is held until `close`.
+    """A run folder: ``RunDir(path)`` to read, `RunDir.open` to write; then the lock is held until `close` or the end of a with block.
 
     Attributes:
         path: the folder.
@@ -29,6 +32,8 @@ class RunDir:
 
     def __init__(self, path: Path):
         self.path = path
+        self._lock: int | None = None
+        self._created = False
 
     @classmethod
     def open(
@@ -37,24 +42,26 @@ class RunDir:
         """Makes or reopens ``runs/<command>/<name>/s<seed>``, or exactly `run_dir`.
 
         Raises:
-            UserError: the folder cannot be written, another process writes there, or it holds a run with other settings.
+            UserError: the folder cannot be written, another process writes there, or it holds a run with other settings or other files.
         """
-        path = Path(run_dir) if run_dir else Path("runs") / command / name / f"s{seed}"
-        try:
-            if fresh and path.exists():
-                _move_aside(path)
+        path = Path(run_dir).expanduser() if run_dir else Path("runs") / command / name / f"s{seed}"
+        run = cls(path)
+        with _writing(path):
+            run._created = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path)
-            run._lock()
-        except OSError as error:
-            raise UserError(
-                f"The run folder {path} cannot be written ({error.strerror or error}). Make it writable, or choose run_dir=FOLDER."
-            ) from error
+            run._lock = _take_lock(path)
         try:
-            run._compare(config)
-            (path / "checkpoints").mkdir(exist_ok=True)
-            for unfinished in (path / "checkpoints").glob(".tmp-*"):
-                shutil.rmtree(unfinished)
+            with _writing(path):
+                if not (path / "config.yaml").exists() and any(file.name not in OPENED for file in path.iterdir()):
+                    raise UserError(
+                        f"{path} holds files but no run (no config.yaml), so nothing was written. Choose a new or empty folder as run_dir."
+                    )
+                if fresh and (path / "config.yaml").exists():
+                    run._move_aside()
+                run._compare(config)
+                (path / "checkpoints").mkdir(exist_ok=True)
+                for unfinished in (path / "checkpoints").glob(".tmp-*"):
+                    shutil.rmtree(unfinished)
             run._write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
             run._write_text("overrides.txt", "".join(f"{override}\n" for override in overrides))
             run.write_json("versions.json", versions())
@@ -62,6 +69,18 @@ class RunDir:
             run.close()
             raise
         return run
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # A mistake that shows only when the parts are built (task=reech) leaves no folder behind.
+        untouched = self._created and {file.name for file in self.path.iterdir()} <= OPENED and not self._checkpoints()
+        self.close()
+        if untouched and isinstance(error, UserError):
+            shutil.rmtree(self.path)
+            if self.path.parent != Path() and not any(self.path.parent.iterdir()):
+                self.path.parent.rmdir()
 
     @property
     def finished(self) -> bool:
@@ -88,48 +107,42 @@ class RunDir:
     def new_checkpoint(self, step: int) -> Iterator[Path]:
         """A folder to write into, which becomes ``checkpoints/<step>`` when the block ends well; the last three are kept."""
         folder = self.path / "checkpoints" / f".tmp-{step}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield folder
-        except BaseException:
+        with _writing(self.path):
             shutil.rmtree(folder, ignore_errors=True)
-            raise
-        final = self.path / "checkpoints" / str(step)
-        if final.exists():
-            shutil.rmtree(final)
-        folder.rename(final)
-        for _, old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir()
+            try:
+                yield folder
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            final = self.path / "checkpoints" / str(step)
+            if final.exists():
+                shutil.rmtree(final)
+            folder.rename(final)
+            for _, old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+                shutil.rmtree(old, ignore_errors=True)
 
     def close(self) -> None:
         """Releases the lock."""
-        (self.path / "lock").unlink(missing_ok=True)
+        if self._lock is not None:
+            (self.path / "lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         folders = (self.path / "checkpoints").glob("[0-9]*")
         return sorted((int(folder.name), folder) for folder in folders if folder.name.isdecimal())
 
-    def _lock(self) -> None:
-        """One writer per folder. The lock names a process; a dead one's is taken over."""
-        lock = self.path / "lock"
-        for _ in range(2):
-            try:
-                handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                pid = _read_pid(lock)
-                if pid is not None and _another_lives(pid):
-                    raise UserError(
-                        f"Process {pid} is writing to {self.path} already. Wait for it, stop it, or choose another folder with tag=NAME, "
-                        "seed=N or run_dir=FOLDER."
-                    ) from None
-                print(f"taking over {self.path} from a process that is gone ({pid})", file=sys.stderr)
-                lock.unlink(missing_ok=True)
-            else:
-                with os.fdopen(handle, "w") as file:
-                    file.write(str(os.getpid()))
-                return
-        raise UserError(f"Another process is writing to {self.path}. Wait for it, or choose another folder with run_dir=FOLDER.")
+    def _move_aside(self) -> None:
+        """Renames the folder to the first free ``<name>.old-<n>`` and starts an empty one."""
+        n = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{n}")).exists():
+            n += 1
+        self.close()
+        self.path.rename(aside)
+        self.path.mkdir()
+        self._lock = _take_lock(self.path)
+        print(f"moved the old run to {aside}", file=sys.stderr)
 
     def _compare(self, config: dict) -> None:
         """Refuses to go on with other settings than the folder's run had."""
@@ -138,7 +151,7 @@ class RunDir:
         except FileNotFoundError:
             return
         old, new = _flat(before), _flat(config)
-        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE]
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in MAY_CHANGE]
         if changed:
             listed = "; ".join(f"{key}: {old.get(key)} before, {new.get(key)} now" for key in changed)
             raise UserError(
@@ -148,8 +161,9 @@ class RunDir:
 
     def _write_text(self, name: str, text: str) -> None:
         beside = self.path / f"{name}.tmp"
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, self.path / name)
+        with _writing(self.path):
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, self.path / name)
 
 
 def versions() -> dict[str, str]:
@@ -170,32 +184,40 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, part in config.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
 
 
-def _move_aside(path: Path) -> None:
-    """Renames a folder to the first free ``<name>.old-<n>``, unless somebody writes there."""
-    pid = _read_pid(path / "lock")
-    if pid is not None and _another_lives(pid):
-        raise UserError(f"Process {pid} is writing to {path}; it cannot be moved aside. Stop that process first.")
-    n = 1
-    while (aside := path.with_name(f"{path.name}.old-{n}")).exists():
-        n += 1
-    path.rename(aside)
-    print(f"moved the old run to {aside}", file=sys.stderr)
-
-
-def _read_pid(lock: Path) -> int | None:
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Explains what the system refuses: a folder without permission, a full disk."""
     try:
-        return int(lock.read_text())
-    except (OSError, ValueError):
-        return None
+        yield
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename and str(error.filename) != str(path) else ""
+        raise UserError(
+            f"The run folder {path} cannot be written ({error.strerror or error}{where}). Make it writable, free space, or choose "
+            "run_dir=FOLDER."
+        ) from error
 
 
-def _another_lives(pid: int) -> bool:
-    if pid == os.getpid():  # a number that the system gave out anew, or an earlier run of this process
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _take_lock(path: Path) -> int:
+    """Locks <path>/lock, in which the owner's process id stands. The system drops the lock when its owner dies, however it dies."""
+    while True:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            os.close(lock)
+            raise UserError(
+                f"Process {owner} is writing to {path} already. Wait for it, stop it, or choose another folder with tag=NAME, seed=N or "
+                "run_dir=FOLDER."
+            ) from None
+        try:
+            if os.path.samestat(os.fstat(lock), os.stat(path / "lock")):
+                break
+        except FileNotFoundError:
+            pass
+        os.close(lock)  # its last owner deleted this file just now: look for a new one
+    if owner := os.pread(lock, 20, 0).decode(errors="replace").strip():
+        print(f"taking over {path} from a process that is gone ({owner})", file=sys.stderr)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock

@@ -33,11 +33,25 @@ def test_rows_beyond_a_checkpoint_are_dropped(tmp_path):
     metrics = Metrics(tmp_path / "m.jsonl", tensorboard=tmp_path / "tb")
     for step in (10, 20, 30):
         metrics.write({"env_steps": step, "train/return": 1.0})
+    metrics.close()
+    metrics = Metrics(tmp_path / "m.jsonl", tensorboard=tmp_path / "tb")
     metrics.keep_until(20)
     metrics.write({"env_steps": 25, "train/return": 2.0})
     metrics.close()
     assert [json.loads(line)["env_steps"] for line in (tmp_path / "m.jsonl").read_text().splitlines()] == [10, 20, 25]
-    assert list((tmp_path / "tb").iterdir())
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tb"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/return")] == [(10, 1.0), (20, 1.0), (25, 2.0)]
+
+
+def test_what_is_not_finite_becomes_null(tmp_path):
+    metrics = Metrics(tmp_path / "m.jsonl")
+    metrics.write({"env_steps": 1, "loss": float("nan"), "x": np.float32("inf")})
+    metrics.close()
+    assert (tmp_path / "m.jsonl").read_text() == '{"env_steps": 1, "loss": null, "x": null}\n'
 
 
 def test_streams_differ_by_every_argument_and_repeat():

@@ -1,12 +1,16 @@
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from robo_repr.core.errors import UserError
 from robo_repr.core.run import KEPT_CHECKPOINTS, RunDir
 
+ROOT = Path(__file__).parents[2]
 CONFIG = {"task": "reach", "steps": 100, "agent": {"gamma": 0.95}, "views": ["front"]}
 
 
@@ -33,18 +37,57 @@ def test_layout(folder):
     exact.close()
 
 
-def test_one_writer(folder):
-    run = open_run()
-    live = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    (run.path / "lock").write_text(str(live.pid))
-    with pytest.raises(UserError, match=str(live.pid)):
+WRITER = """
+import sys, time
+from robo_repr.core.run import RunDir
+run = RunDir.open("rl", "reach-mvp", {config!r}, [], 3)
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_one_writer(folder, capsys):
+    live = subprocess.Popen(
+        [sys.executable, "-c", WRITER.format(config=CONFIG)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    try:
+        assert live.stdout is not None and live.stdout.readline() == "open\n"
+        for fresh in (False, True):
+            with pytest.raises(UserError, match=f"Process {live.pid} "):
+                open_run(fresh=fresh)
+    finally:
+        live.kill()
+        live.wait()
+    run = open_run()  # a dead process's lock is taken over, and that is said
+    assert f"gone ({live.pid})" in capsys.readouterr().err
+    assert (run.path / "lock").read_text() == str(os.getpid())
+    with pytest.raises(UserError, match=f"Process {os.getpid()} "):
         open_run()
-    with pytest.raises(UserError, match=str(live.pid)):
-        open_run(fresh=True)
-    live.kill()
-    live.wait()
-    open_run().close()  # a dead process's lock is taken over
+    run.close()
+    run.close()
     assert not (run.path / "lock").exists()
+    open_run().close()
+    assert capsys.readouterr().err == ""
+
+
+def test_other_peoples_files_are_left_alone(folder):
+    (folder / "thesis").mkdir()
+    (folder / "thesis/chapter.txt").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(UserError, match="no config.yaml"):
+            open_run(run_dir="thesis", fresh=fresh)
+    assert [file.name for file in (folder / "thesis").iterdir()] == ["chapter.txt"]
+
+
+def test_a_mistake_found_late_leaves_no_folder(folder):
+    with pytest.raises(UserError), open_run():
+        raise UserError("task=reech is unknown.")
+    assert [str(path) for path in folder.rglob("*")] == [str(folder / "runs"), str(folder / "runs/rl")]
+    with open_run() as run:
+        (run.path / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError), open_run():
+        raise UserError("a disk is full")
+    assert (run.path / "metrics.jsonl").exists()
 
 
 def test_changed_settings_are_listed(folder):
@@ -56,7 +99,8 @@ def test_changed_settings_are_listed(folder):
 
 
 def test_fresh_moves_the_old_run_aside(folder):
-    open_run().write_json("summary.json", {"status": "finished"})
+    with open_run() as run:
+        run.write_json("summary.json", {"status": "finished"})
     for n in (1, 2):
         open_run({**CONFIG, "task": f"other{n}"}, fresh=True).close()
         assert (folder / f"runs/rl/reach-mvp/s3.old-{n}").exists()
@@ -86,3 +130,9 @@ def test_a_folder_that_cannot_be_written_is_named(folder):
     (folder / "file").write_text("")
     with pytest.raises(UserError, match="file/inside"):
         open_run(run_dir="file/inside")
+
+
+def test_a_disk_that_fills_up_is_a_paragraph(folder):
+    with open_run() as run, pytest.raises(UserError, match="No space left"), run.new_checkpoint(1):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert run.latest_checkpoint() is None
