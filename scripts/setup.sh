@@ -2,7 +2,9 @@
 # Makes .venv from requirements.txt and installs the OpenGL libraries; does nothing when that was done. Called by make.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON PIP_REQUIRE_VIRTUALENV PIP_TARGET PIP_USER PIP_PREFIX
+# A user's own settings must not send packages elsewhere or change versions; mirrors and certificates are kept.
+unset PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX PIP_REQUIRE_VIRTUALENV PIP_TARGET PIP_USER PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_NO_DEPS
+unset UV_PYTHON UV_PROJECT_ENVIRONMENT UV_SYSTEM_PYTHON UV_TARGET UV_PREFIX UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE_NEWER UV_NO_BINARY UV_OFFLINE
 
 gl_packages="libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libopengl0"
 
@@ -58,9 +60,10 @@ get_uv() { # uv from PATH, or our own copy in .tools
             # Debian ships venv apart from Python.
             say "installing $1, which makes virtual environments" >&2
             rm -rf .tools
-            apt_install "$1" >&2 && "$python" -m venv .tools >&2
+            apt_install "$1" >&2 || exit 2 # only leaves this function's subshell; set -e then ends the script
+            "$python" -m venv .tools >&2 || exit 2
         fi
-        .tools/bin/python -m pip install --quiet --disable-pip-version-check uv >&2
+        .tools/bin/python -m pip install --quiet --disable-pip-version-check uv >&2 || { rm -rf .tools && exit 2; }
     fi
     say "$PWD/.tools/bin/uv"
 }
@@ -79,7 +82,7 @@ fi
 minor=$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")')
 say "setting up with $("$python" --version): about 3 GB to download, 6 GB on disk"
 uv=$(get_uv "python$minor-venv")
-[ -x .venv/bin/python ] && .venv/bin/python --version 2>/dev/null | grep -q "Python $minor" || "$uv" venv --quiet --no-project --clear --python "$python" .venv
+[ -x .venv/bin/python ] && .venv/bin/python --version 2>/dev/null | grep -q "Python $minor" || { rm -rf .venv && "$uv" venv --quiet --no-project --python "$python" .venv; }
 # Only hashes that are written down are accepted.
 sync() { "$uv" pip sync "$@" --quiet --python .venv/bin/python --require-hashes requirements.txt; }
 if ! sync 2>.venv/set_up.log; then
