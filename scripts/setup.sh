@@ -83,6 +83,7 @@ minor=$("$python" -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_inf
 say "setting up with $("$python" --version): about 3 GB to download, 6 GB on disk"
 uv=$(get_uv "python$minor-venv")
 [ -x .venv/bin/python ] && .venv/bin/python --version 2>/dev/null | grep -q "Python $minor" || { rm -rf .venv && "$uv" venv --quiet --no-project --python "$python" .venv; }
+say "installing packages; the first time this takes minutes"
 # Only hashes that are written down are accepted.
 sync() { "$uv" pip sync "$@" --quiet --python .venv/bin/python --require-hashes requirements.txt; }
 if ! sync 2>.venv/set_up.log; then
