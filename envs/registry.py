@@ -15,7 +15,7 @@ import numpy as np  # isort: skip
 
 TASKS = {"reach": "envs.tasks.reach:Reach"}
 SIMS = ("threads",)
-DEFAULT_VIEWS = ("wrist",)
+DEFAULT_VIEWS = ("front", "wrist")
 
 
 def list_tasks() -> list[str]:
