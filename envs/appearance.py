@@ -2,10 +2,9 @@
 
 import colorsys
 
-import mujoco
 import numpy as np
 
-from envs.render import Look
+from envs.render import Look, mujoco
 
 APPEARANCES = ("plain", "random")
 BACKGROUND = ("table", "floor", "table_leg")

@@ -8,9 +8,9 @@ MuJoCo's convention (the camera looks along its -z axis, +y is up).
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 
+from envs.render import mujoco
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng
 

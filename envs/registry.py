@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from importlib import import_module
 
-from envs import render  # noqa: F401  (before mujoco: it chooses the OpenGL backend)
+import numpy as np
+
 from envs.appearance import APPEARANCES
 from envs.batch_env import REWARDS, BatchEnv
 from envs.cameras import FACTORS, apply_factors, check_level, nominal_cameras, sample_factors
 from envs.render import QUALITIES
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng
-
-import numpy as np  # isort: skip
 
 TASKS = {"reach": "envs.tasks.reach:Reach"}
 SIMS = ("threads",)

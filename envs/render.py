@@ -1,6 +1,7 @@
 """OpenGL without a display: which backend, and worker threads that each own one context and draw worlds.
 
-This module must be imported before mujoco or dm_control, which read MUJOCO_GL once, at their import.
+mujoco and dm_control read MUJOCO_GL once, at their import, so this module must come before them: the other modules of envs take mujoco from
+here (``from envs.render import mujoco``).
 """
 
 import os
@@ -53,6 +54,7 @@ if BACKEND in ("egl", "osmesa"):
     os.environ["PYOPENGL_PLATFORM"] = BACKEND
 
 import mujoco  # noqa: E402
+import mujoco.batch  # noqa: E402
 
 
 @dataclass

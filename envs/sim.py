@@ -2,12 +2,10 @@
 
 import os
 
-import mujoco
 import numpy as np
 import torch
-from mujoco.batch import Batch
 
-from envs.render import Look, Renderer, Shot
+from envs.render import Look, Renderer, Shot, mujoco
 
 # A world in one of these states was silently put back to the model's default pose by MuJoCo.
 _BAD_STATE = [int(getattr(mujoco.mjtWarning, f"mjWARN_{name}")) for name in ("BADQPOS", "BADQVEL", "BADQACC", "BADCTRL")]
@@ -28,7 +26,7 @@ class ThreadsSim:
         self._quality = quality
         self._render_threads = render_threads or min(2, os.cpu_count() or 1)
         self._renderer: Renderer | None = None
-        self._batch = Batch(model, num_envs, nthread=min(num_envs, os.cpu_count() or 1))
+        self._batch = mujoco.batch.Batch(model, num_envs, nthread=min(num_envs, os.cpu_count() or 1))
         self._ctrl = self._batch.bind("ctrl")
         self._sensors = self._batch.bind("sensordata")
         self._positions, self._quaternions = self._batch.bind("xpos"), self._batch.bind("xquat")

@@ -1,9 +1,9 @@
 """The arm of the native tasks: start poses and end-effector delta control by damped differential inverse kinematics."""
 
-import mujoco
 import numpy as np
 
 from envs.cameras import quaternion_to_matrix
+from envs.render import mujoco
 from envs.sim import ThreadsSim
 
 JOINTS = 7

@@ -5,10 +5,10 @@ The ball's place is not in the state: it is seen in the pictures only, unless ``
 
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import torch
 
+from envs.render import mujoco
 from envs.sim import ThreadsSim
 from envs.tasks.arm import HOME, JOINTS, MAX_STEP, Arm
 
