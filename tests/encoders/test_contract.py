@@ -125,8 +125,8 @@ def test_says_where_its_weights_come_from(encoders, name):
 @pytest.mark.parametrize(
     ("name", "settings", "text"),
     [
-        ("mvpp", {}, "Did you mean mvp"),
-        ("mvp", {"variant": "tinny"}, "Did you mean tiny"),
+        ("mvpp", {}, "Did you mean encoder=mvp"),
+        ("mvp", {"variant": "tinny"}, "Did you mean variant=tiny"),
         ("mvp", {"sed": 1}, "seed"),
         ("random", {"weights": "random"}, "takes no weights="),
         ("pixels", {"variant": "tiny"}, "takes no variant="),

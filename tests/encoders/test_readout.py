@@ -141,7 +141,7 @@ def test_an_encoder_that_sees_nothing_gives_nothing():
 
 
 def test_mistakes_say_what_to_do():
-    with pytest.raises(UserError, match="Did you mean grid4"):
+    with pytest.raises(UserError, match="Did you mean readout=grid4"):
         Readout("grid", SPEC, VIEWS)
     with pytest.raises(UserError, match="tokens of 24 numbers"):
         Readout("grid4", SPEC, VIEWS, channels=25)
