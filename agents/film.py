@@ -42,7 +42,8 @@ def record_film(path: Path, env: BatchEnv, policy: Policy, title: str, views: li
             step = int(info["episode_length"][world])
             near, success = bool(info["success_end"][world]), bool(info["success"][world])
             outcome = ("success" if success else "failure") if done[world] else ("success" if near else "running")
-            text = {"running": "", "success": "success" if done[world] else "at the target", "failure": "failed"}[outcome]
+            last = "success" if success else "failed: not held long enough" if near else "failed"
+            text = last if done[world] else "at the target" if near else ""
             names = [view if view in env.views else f"{view} (not seen by the policy)" for view in views]
             lines = [f"{title}, episode {world + 1} of {env.num_envs}", f"step {step} of {env.horizon}  {text}"]
             frames[world] += [_frame(pictures[world], lines, names, COLOURS[outcome])] * (PAUSE if done[world] else 1)

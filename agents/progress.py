@@ -61,11 +61,12 @@ class TrainingProgress:
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.out(line, highlight=False)
 
     def _text(self, metrics: dict[str, float], seconds: dict[str, float]) -> str:
         parts = [f"{name} {metrics[f'train/{name}']:.2f}" for name in ("success", "return") if f"train/{name}" in metrics]
         spent = sum(seconds.values()) or 1.0
         shares = sorted(((value / spent, name) for name, value in seconds.items()), reverse=True)
         where = " ".join(f"{name} {share:.0%}" for share, name in shares[:4] if share >= 0.01)
-        return "  ".join([*parts, f"{self._speed:.0f} steps/s", where])
+        speed = [f"{self._speed:.0f} steps/s"] if self._speed else []
+        return "  ".join([*parts, *speed, where])

@@ -4,9 +4,7 @@ import dataclasses
 import resource
 import signal
 import sys
-import threading
 import time
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -21,8 +19,9 @@ from robo_repr.core.checkpoint import load_state, save_state
 from robo_repr.core.config import RLConfig, run_name
 from robo_repr.core.errors import UserError
 from robo_repr.core.metrics import Metrics
-from robo_repr.core.report import print_run, read_evaluations
+from robo_repr.core.report import print_next, print_run, read_evaluations
 from robo_repr.core.run import RunDir, versions
+from robo_repr.core.signals import Signals
 
 SHORT_EVALUATION = 25  # episodes of the evaluations while training
 SHORT_EVALUATIONS = 3  # how many of them, with eval_every=null
@@ -51,7 +50,8 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
             with Signals() as signals:
                 code = Training(cfg, run, parts, signals, console).run()
             if code == 0:
-                _print_end(run.path, cfg, parts, overrides, console)
+                print_run(run.path, console)
+                print_next(run.path, cfg.names["encoder"], overrides, console)
             return code
         finally:
             run.close()
@@ -62,7 +62,7 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
 class Training:
     """One run from its last checkpoint to its end."""
 
-    def __init__(self, cfg: RLConfig, run: RunDir, parts: Parts, signals: "Signals", console: Console):
+    def __init__(self, cfg: RLConfig, run: RunDir, parts: Parts, signals: Signals, console: Console):
         self.cfg, self.run_dir, self.parts, self.signals, self.console = cfg, run, parts, signals, console
         self.agent = parts.agent
         self.pictures = needs_pictures(parts.encoder)
@@ -71,14 +71,14 @@ class Training:
         self.eval_every = cfg.eval_every or -(-quarter // cfg.log_every) * cfg.log_every  # together with rows
         self.last_boundary, self.resumed, self.last_row = 0, 0, {}
         self.before = {"wall_s": 0.0}  # spent by the processes that this one resumes
-        self.evaluating = 0.0
+        self.evaluating, self.filming = 0.0, True
         self.began = time.perf_counter()
 
     def run(self) -> int:
         """Returns the exit code."""
         if self._is_done():
             return 0
-        self.console.print(f"writing to {self.run_dir.path}", highlight=False, soft_wrap=True)
+        self.console.out(f"writing to {self.run_dir.path}", highlight=False)
         board = self.run_dir.path / "tb" if self.cfg.logger == "tensorboard" else None
         self.metrics = Metrics(self.run_dir.path / "metrics.jsonl", board)
         self.evaluations = Metrics(self.run_dir.path / "evaluations.jsonl")
@@ -101,9 +101,7 @@ class Training:
             self.evaluations.close()
         if status == "finished":
             return 0
-        self.console.print(
-            f"interrupted at step {self.agent.env_steps}; the same command goes on from there", highlight=False, soft_wrap=True
-        )
+        self.console.out(f"interrupted at step {self.agent.env_steps}; the same command goes on from the last checkpoint", highlight=False)
         return 128 + (self.signals.caught or signal.SIGINT)
 
     def on_boundary(self) -> bool:
@@ -148,7 +146,7 @@ class Training:
         self.last_boundary, self.resumed, self.last_row = step, self.before.pop("resumed") + 1, self.before.pop("last_row")
         # The run's last row is written after its last checkpoint.
         self.metrics.keep_until(step - 1 if step >= self.cfg.steps else step)
-        self.console.print(f"resumed at step {step}", highlight=False)
+        self.console.out(f"resumed at step {step}", highlight=False)
 
     def _save(self, step: int) -> None:
         with self.run_dir.new_checkpoint(step) as folder:
@@ -183,7 +181,7 @@ class Training:
         return result
 
     def _finish(self) -> Evaluation:
-        self.console.print(f"evaluating on {self.cfg.eval_episodes} episodes", highlight=False)
+        self.console.out(f"evaluating on {self.cfg.eval_episodes} episodes", highlight=False)
         result = self._evaluate(self.cfg.eval_episodes)
         self._note_evaluation("trained", result)
         self._film("trained")
@@ -202,6 +200,8 @@ class Training:
 
     def _film(self, name: str) -> None:
         """Writes videos/<name>.mp4; where nothing can be drawn, a policy that needs no pictures goes without."""
+        if not self.filming:
+            return
         views = check_views(self.cfg.views)
         views += [view for view in ("front",) if view not in views]  # people see little through the robot's own camera
         began = time.perf_counter()
@@ -212,7 +212,8 @@ class Training:
         except UserError as error:
             if self.pictures:
                 raise
-            self.console.print(f"no film: {error}", highlight=False, soft_wrap=True)
+            self.filming = False
+            self.console.out(f"no films: {error}", highlight=False)
         self.evaluating += time.perf_counter() - began
 
     def _wall_s(self) -> float:
@@ -256,48 +257,3 @@ class Training:
             "versions": versions(),
             "peak_memory_mb": round(peak, 1),
         }
-
-
-class Signals:
-    """Remembers the first SIGINT or SIGTERM in ``caught``, to be served between two steps; a second one interrupts at once."""
-
-    def __init__(self):
-        self.caught: int | None = None
-        self._previous: dict = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, frame) -> None:
-        if self.caught:
-            raise KeyboardInterrupt
-        self.caught = number
-        print("stopping after this step (again: at once)", file=sys.stderr)
-
-
-def _print_end(run: Path, cfg: RLConfig, parts: Parts, overrides: list[str], console: Console) -> None:
-    """The final table and what to try next."""
-    print_run(run, console)
-    if parts.encoder.weights_sha256 and cfg.weights is None:
-        console.print(f"bundled {parts.encoder.variant} weights, not the paper's: they say little about the method", highlight=False)
-    other = "pixels" if cfg.names["encoder"] == "random" else "random"
-    console.print("next:", highlight=False)
-    for command in (
-        f"python scripts/evaluate.py run={run} camera=L3",
-        _command(overrides, encoder=other),
-        _command(overrides, camera="L3", eval_camera="L3"),
-    ):
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
-
-
-def _command(overrides: list[str], **changes: str) -> str:
-    """The command line of this run with some keys changed."""
-    kept = [o for o in overrides if o.split("=")[0] not in (*changes, "run_dir", "fresh", "tag")]
-    words = [f"'{o}'" if "[" in o else o for o in [*kept, *(f"{key}={value}" for key, value in changes.items())]]
-    return " ".join(["python run_rl.py", *words])

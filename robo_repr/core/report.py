@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +43,27 @@ def print_run(run: Path, console: Console) -> None:
         f"films       {', '.join(str(film) for film in sorted((run / 'videos').glob('*.mp4'))) or 'none'}",
         f"checkpoint  {max((run / 'checkpoints').iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)}",
     ]
-    if encoder["trained_by"]:
-        lines.append(f"encoder     {encoder['trained_by']}")
+    if encoder["weights_sha256"]:
+        bundled = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["weights"] is None
+        said = f"bundled {encoder['variant']} weights, not the paper's: " if bundled else ""
+        lines.append(f"encoder     {said}{encoder['trained_by']}")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.out(line, highlight=False)
+
+
+def print_next(run: Path, encoder: str, overrides: list[str], console: Console) -> None:
+    """Prints three commands to try after a run: under harder cameras, and beside another encoder."""
+    console.out("next:", highlight=False)
+    for command in (
+        f"python scripts/evaluate.py run={run} camera=L3",
+        _command(overrides, encoder="pixels" if encoder == "random" else "random"),
+        _command(overrides, camera="L3", eval_camera="L3"),
+    ):
+        console.out(f"  {command}", highlight=False)
+
+
+def _command(overrides: list[str], **changes: str) -> str:
+    """The command line of this run with some keys changed."""
+    kept = [o for o in overrides if o.split("=")[0] not in (*changes, "run_dir", "fresh", "tag")]
+    words = [f"'{o}'" if "[" in o else o for o in [*kept, *(f"{key}={value}" for key, value in changes.items())]]
+    return " ".join(["python run_rl.py", *words])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 from point_env import PointEnv
 
@@ -125,3 +126,10 @@ def test_calibration_returns_the_steps_it_took(build):
         state = obs["state"].astype(np.float64)
     spread = torch.from_numpy(np.concatenate([obs["features"] for _, (obs, *_) in steps])).float().std(0)
     assert spread.max() < 2.5
+
+
+def test_stable_baselines3_trains_on_it_directly(build):
+    env = build()
+    model = stable_baselines3.PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu", seed=0)
+    model.learn(64)
+    assert model.num_timesteps == 64 and len(model.ep_info_buffer) > 0
