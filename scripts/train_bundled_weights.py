@@ -3,7 +3,8 @@
     python scripts/train_bundled_weights.py encoder=mvp [steps=6000 pictures=80000 minutes=60 seed=0 out=robo_repr/weights]
 
 The objective is a plain masked autoencoder. Training stops when a held-out probe (ridge regression to ball and gripper) stops improving,
-or at the limit of steps or minutes; see `learning_rate`. Same command, same machine: same weights, unless the minutes run out.
+or at the limit of steps or minutes; see `learning_rate`. Every random draw is a function of the seed; only the limit of minutes depends on
+the clock.
 """
 
 import math
@@ -359,7 +360,8 @@ a peg and a disc as clutter |
 
 ## Loss and validation probe
 
-The probe column is the mean validation error in cm over views, appearances and both targets; it chose when to stop.
+The probe column is the mean validation error in cm over views, appearances and both targets; when it stalls,
+the learning rate begins to fall, unless a limit comes first (see "stopped by").
 
 | step | pictures seen | loss | probe |
 |---|---|---|---|
