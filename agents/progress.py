@@ -28,9 +28,9 @@ class TrainingProgress:
             )
             self._bar = Progress(*columns, console=console)
             self._task = self._bar.add_task("warming up", total=total, completed=begin)
-        self._clock = (time.perf_counter(), begin)
+        self._began, self._begin = time.perf_counter(), begin
         self._speed = 0.0
-        self._last_line = time.perf_counter()
+        self._last_line = self._began
 
     def __enter__(self) -> "TrainingProgress":
         if self._bar:
@@ -49,9 +49,8 @@ class TrainingProgress:
             seconds: time spent so far, by name.
         """
         now = time.perf_counter()
-        began, before = self._clock
-        if now - began > 1:
-            self._speed, self._clock = (step - before) / (now - began), (now, step)
+        # Over the whole process, evaluations included, so that the time left says when the run ends.
+        self._speed = (step - self._begin) / (now - self._began)
         if self._bar:
             self._bar.update(self._task, completed=step, description=self._text(metrics, seconds))
         elif now - self._last_line >= LINE_EVERY:
