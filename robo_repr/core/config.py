@@ -93,7 +93,7 @@ class RLConfig:
     reward: str = key("dense", "dense or sparse", options=("dense", "sparse"))
     horizon: int | None = key(None, "steps per episode; null = the task's own", low=1)
     frame_stack: int = key(1, "pictures per view that the policy sees", low=1)
-    steps: int = key(50000, "environment steps to train for", first=True, low=1)
+    steps: int = key(60000, "environment steps to train for", first=True, low=1)
     num_envs: int = key(16, "worlds that are stepped together", low=1)
     updates_per_step: float = key(0.25, "gradient updates per environment step", low=0)
     eval_every: int | None = key(None, "environment steps between evaluations; null = three spread over the training", low=1)
