@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs import render  # noqa: F401  (before mujoco: it chooses the OpenGL backend)
 from envs.appearance import sample_look
 from envs.cameras import nominal_cameras, sample_poses, to_world
+from envs.render import mujoco
 from envs.sim import ThreadsSim
 from envs.tasks.arm import JOINTS
 from envs.tasks.reach import BALL_BOX, START_BOX, WORKSPACE, Reach
@@ -33,8 +33,6 @@ from robo_repr.encoders.mvp import MVP, Random
 from robo_repr.encoders.readout import Readout
 from robo_repr.encoders.weights import bundled_file, file_sha256, save_weights
 from robo_repr.objectives.mae import MAE
-
-import mujoco  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = ["front", "left", "wrist"]
