@@ -141,14 +141,14 @@ def serve(side, pipe, core, seconds):
     if core is not None:
         os.sched_setaffinity(0, {core})
     frame, images, close = side()
-    frame()
+    picture = np.array(frame())  # the first one: both sides show the same moment of the reacher
     while pipe.recv() == "measure":
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             frame()
             count += images
         pipe.send(count / (time.perf_counter() - began))
-    pipe.send(np.array(frame()))
+    pipe.send(picture)
     close()
     os._exit(0)  # past EGL's exit handlers, which fail noisily after dm_control's
 
