@@ -108,7 +108,7 @@ class BatchEnv(VectorEnv):
         everyone = np.arange(self.num_envs)
         self._start(everyone)
         self._draw(everyone, fresh=True)
-        return self._observation(), {}
+        return self.observation(), {}
 
     def stagger(self) -> None:
         """Spreads the worlds over the horizon, so that later resets come one by one: world i is taken to be at step i * horizon / N."""
@@ -142,11 +142,11 @@ class BatchEnv(VectorEnv):
         self._draw(np.arange(self.num_envs), fresh=False)
         ended = np.flatnonzero(done)
         if len(ended):
-            info["final_obs"] = {key: value.clone() for key, value in self._observation().items()}
+            info["final_obs"] = {key: value.clone() for key, value in self.observation().items()}
             self._counts[ended] += 1
             self._start(ended)
             self._draw(ended, fresh=True)
-        return self._observation(), self._tensor(reward), self._tensor(np.zeros_like(done)), self._tensor(done), info
+        return self.observation(), self._tensor(reward), self._tensor(np.zeros_like(done)), self._tensor(done), info
 
     def expert_actions(self) -> np.ndarray:
         """Actions (N, A) of the task's scripted expert, which sees the simulator's state."""
@@ -208,9 +208,12 @@ class BatchEnv(VectorEnv):
         self._frames = state["frames"].clone()
         self._begun = True
 
-    def observation(self) -> dict:
+    def observation(self) -> dict[str, torch.Tensor]:
         """The current observation, as the last reset or step returned it."""
-        return self._observation()
+        frames = self._frames[:, :, 0] if self.frame_stack == 1 else self._frames
+        camera = self._world_poses(self._cameras, self._poses).astype(np.float32)
+        state = self.task.observe(self._readings, self.privileged)
+        return {"images": frames.to(self.device), "state": state.to(self.device), "camera": self._tensor(camera)}
 
     def close_extras(self, **kwargs) -> None:
         self._sim.close()
@@ -257,12 +260,6 @@ class BatchEnv(VectorEnv):
     def _world_poses(self, cameras: list, poses: np.ndarray) -> np.ndarray:
         """Camera poses (N, V, 8) in the world's frame."""
         return to_world(poses, *self._sim.body_pose([camera.body for camera in cameras]))
-
-    def _observation(self) -> dict:
-        frames = self._frames[:, :, 0] if self.frame_stack == 1 else self._frames
-        camera = self._world_poses(self._cameras, self._poses).astype(np.float32)
-        state = self.task.observe(self._readings, self.privileged)
-        return {"images": frames.to(self.device), "state": state.to(self.device), "camera": self._tensor(camera)}
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
