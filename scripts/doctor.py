@@ -12,7 +12,7 @@ def main() -> int:
     problems = []
     found = versions()
     print("  ".join(f"{name} {version}" for name, version in found.items()))
-    print(f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores, {shutil.disk_usage('.').free / 1e9:.0f} GB free here")
+    print(f"{platform.platform()}, {os.cpu_count()} cores, {shutil.disk_usage('.').free / 1e9:.0f} GB free here")
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         problems.append(f"Python {found['python']} is not supported. Use 3.11 to 3.13: run 'make clean setup' with one of them on PATH.")
     for package in ("torch", "mujoco", "gymnasium", "stable-baselines3", "timm", "hydra-core", "dm_control"):
