@@ -62,10 +62,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         # Training scripts keep their arguments beside the weights; a Namespace only stores values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         raise UserError(
-            f"{path} was not loaded: it is a pickle that may run code, or no weights file at all ({_first_line(error)}). Expected tensors "
-            "only. Nothing in it was executed; save the state dict alone, best as .safetensors."
+            f"{path} was not loaded: it is a pickle that may run code, or no weights file at all. Expected tensors only. Nothing in it was "
+            "executed; save the state dict alone, best as .safetensors."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
