@@ -1,6 +1,5 @@
 """Success of a policy on fixed episodes, each run to its end."""
 
-import time
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -21,7 +20,6 @@ class Evaluation:
     success_end: np.ndarray
     success_ever: np.ndarray
     returns: np.ndarray
-    wall_s: float
 
     def summary(self) -> dict:
         """Means, and the 95 % Wilson interval of the success."""
@@ -48,7 +46,6 @@ def evaluation_env(episodes: int, **settings) -> "closing[BatchEnv]":
 
 def evaluate(env: BatchEnv, policy: Policy, episodes: int) -> Evaluation:
     """Runs the episodes 0 .. episodes-1 of an `evaluation_env`, all to the end."""
-    began = time.perf_counter()
     results: dict[int, tuple] = {}
     obs, _ = env.reset(seed=env.seed)
     policy.reset(np.ones(env.num_envs, dtype=bool))
@@ -62,4 +59,4 @@ def evaluate(env: BatchEnv, policy: Policy, episodes: int) -> Evaluation:
             # Worlds that are through with their episodes start over until the last one is done.
             results.setdefault(ids[world], tuple(column[world] for column in outcome))
     columns = [np.array(column) for column in zip(*(results[i] for i in range(episodes)), strict=True)]
-    return Evaluation(*columns, wall_s=time.perf_counter() - began)
+    return Evaluation(*columns)

@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import closing
 
 import torch
 from rich.console import Console
@@ -43,20 +44,14 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
         torch.set_num_threads(1)
     console = Console()
     parts = build_parts(cfg, device)  # before the folder is made: a mistake leaves nothing behind
-    try:
-        name, settings = run_name(cfg, overrides), dataclasses.asdict(cfg)
-        run = RunDir.open(cfg.command, name, settings, overrides, cfg.seed, cfg.run_dir, cfg.fresh)
-        try:
-            with Signals() as signals:
-                code = Training(cfg, run, parts, signals, console).run()
-            if code == 0:
-                print_run(run.path, console)
-                print_next(run.path, cfg.names["encoder"], overrides, console)
-            return code
-        finally:
-            run.close()
-    finally:
-        parts.env.close()
+    name, settings = run_name(cfg, overrides), dataclasses.asdict(cfg)
+    with closing(parts.env), RunDir.open(cfg.command, name, settings, overrides, cfg.seed, cfg.run_dir, cfg.fresh) as run:
+        with Signals() as signals:
+            code = Training(cfg, run, parts, signals, console).run()
+        if code == 0:
+            print_run(run.path, console)
+            print_next(run.path, cfg.names["encoder"], overrides, console)
+        return code
 
 
 class Training:
