@@ -10,8 +10,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from robo_repr.core.errors import unknown
 from robo_repr.core.seeding import rng
-from robo_repr.encoders.base import Encoder, Features
+from robo_repr.encoders.base import FUSIONS, Encoder, Features, fuse_views
 from robo_repr.encoders.readout import Readout
 
 Step = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[dict[str, Any]]]
@@ -28,13 +29,20 @@ class EmbedEnv(VecEnv):
     Args:
         env: a BatchEnv.
         encoder: frozen; one call per step encodes all current pictures and the last ones of episodes that just ended.
-        readout: ``"pooled"`` or ``"grid4"``. It must be calibrated, by `calibrate` or ``readout.load_state``, before the first observation.
+        readout: one of `robo_repr.encoders.readout.READOUTS`. It must be calibrated, by `calibrate` or ``readout.load_state``, before the
+            first observation.
         camera_input: gives the policy the cameras' poses.
+        view_fusion: ``"concatenate"`` reads every view out by itself, side by side; ``"mean"`` averages the views' features first.
     """
 
-    def __init__(self, env, encoder: Encoder, readout: str = "grid4", camera_input: bool = False):
-        self.env, self.encoder, self.camera_input = env, encoder, camera_input
-        self.readout = Readout(readout, encoder.spec, env.views, env.frame_stack).to(encoder.mean.device)
+    def __init__(self, env, encoder: Encoder, readout: str = "grid4", camera_input: bool = False, view_fusion: str = "concatenate"):
+        if view_fusion not in FUSIONS:
+            raise unknown("view_fusion", str(view_fusion), FUSIONS)
+        self.env, self.encoder, self.camera_input, self.view_fusion = env, encoder, camera_input, view_fusion
+        views = env.views if view_fusion == "concatenate" or not env.views else ["+".join(env.views)]
+        # An encoder that takes several frames at once gives one feature for all of them.
+        frames = env.frame_stack if encoder.spec.frames == 1 else 1
+        self.readout = Readout(readout, encoder.spec, views, frames).to(encoder.mean.device)
         self.while_waiting: Callable[[], None] = lambda: None
         self.seconds = {"encode": 0.0}
         self._steps = 0
@@ -73,8 +81,8 @@ class EmbedEnv(VecEnv):
             rows, *outcome = self._advance(action)
             record.append((self._encode(rows), rows, outcome))
         if self.readout.dim:
-            images = self.num_envs * len(self.env.views)  # without the last pictures of ended episodes: every world counts alike
-            seen = [first[0], *(_first_rows(features, images) for features, *_ in record)]
+            rows = self.num_envs * len(self.readout.views)  # without the last pictures of ended episodes: every world counts alike
+            seen = [first[0], *(_first_rows(features, rows) for features, *_ in record)]
             pooled, tokens = zip(*seen, strict=True)
             self.readout.calibrate(Features(torch.cat(pooled), None if tokens[0] is None else torch.cat(tokens)))
         return self._finish(*first), [
@@ -124,11 +132,13 @@ class EmbedEnv(VecEnv):
 
     @torch.no_grad()
     def _encode(self, obs: dict[str, torch.Tensor]) -> Features | None:
-        """The encoder's features of all pictures, in the order (world, view)."""
+        """The encoder's features of all pictures, in the order (world, view); of all worlds, where views are averaged."""
         if not self.readout.dim:
             return None
         began = time.perf_counter()
         features = self.encoder(obs["images"].flatten(0, 1))
+        if self.view_fusion == "mean":
+            features = fuse_views(features, len(self.env.views), "mean")
         self.seconds["encode"] += time.perf_counter() - began
         return features
 

@@ -27,8 +27,9 @@ class Parts:
 
 def env_settings(cfg: RLConfig, camera: Any, pictures: bool) -> dict:
     """Settings for `make_env` that training and evaluation share, with one of their cameras. Without pictures nothing is drawn."""
-    shared = ("task", "horizon", "seed", "appearance", "quality", "image_size", "privileged", "reward", "frame_stack", "sim")
-    return {"camera": camera, "views": check_views(cfg.views) if pictures else [], **{key: getattr(cfg, key) for key in shared}}
+    shared = ("task", "horizon", "seed", "appearance", "quality", "image_size", "privileged", "reward", "sim")
+    settings = {"camera": camera, "views": check_views(cfg.views) if pictures else [], "frame_stack": cfg.frame_stack or 1}
+    return {**settings, **{key: getattr(cfg, key) for key in shared}}
 
 
 def needs_pictures(encoder: Encoder) -> bool:
@@ -36,7 +37,7 @@ def needs_pictures(encoder: Encoder) -> bool:
 
 
 def build_parts(cfg: RLConfig, device: str, *, training: bool = True) -> Parts:
-    """Builds worlds, encoder and agent.
+    """Builds worlds, encoder and agent; settles ``cfg.frame_stack`` where it is left to the encoder.
 
     Args:
         training: False builds the least that can act, and leaves the global random generators unseeded.
@@ -47,7 +48,13 @@ def build_parts(cfg: RLConfig, device: str, *, training: bool = True) -> Parts:
     # Names are checked before weights are read.
     make_env(**env_settings(cfg, cfg.camera, True)).close()
     check_level("eval_camera", cfg.eval_camera)
-    encoder = build_encoder(cfg.encoder, cfg.names["encoder"], cfg.variant, cfg.weights, device)
+    encoder = build_encoder(cfg.encoder, cfg.names["encoder"], cfg.variant, cfg.weights, device, cfg.precision)
+    cfg.frame_stack = cfg.frame_stack or encoder.spec.frames
+    if encoder.spec.frames not in (1, cfg.frame_stack):
+        raise UserError(
+            f"frame_stack={cfg.frame_stack} does not fit: encoder={cfg.names['encoder']} takes stacks of exactly {encoder.spec.frames} "
+            "pictures. Leave frame_stack out."
+        )
     pictures = needs_pictures(encoder)
     if pictures and not check_views(cfg.views):
         raise UserError(
@@ -56,7 +63,7 @@ def build_parts(cfg: RLConfig, device: str, *, training: bool = True) -> Parts:
     worlds = make_env(**env_settings(cfg, cfg.camera, pictures), num_envs=cfg.num_envs if training else 1)
     if training:
         worlds.reset()  # draws for the first time: a machine without OpenGL shall say so before anything is written
-    env = EmbedEnv(worlds, encoder, cfg.readout, cfg.camera_input)
+    env = EmbedEnv(worlds, encoder, cfg.readout, cfg.camera_input, cfg.view_fusion)
     agent = build(
         cfg.agent,
         env=env,

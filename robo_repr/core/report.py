@@ -27,7 +27,9 @@ def print_run(run: Path, console: Console) -> None:
     """Prints what a finished run reached, beside the random policy and the expert on the same episodes, and where its files are."""
     summary = json.loads((run / "summary.json").read_text())
     encoder = summary["encoder"]
-    table = Table(title=f"{summary['task']}, encoder {encoder['name']}, camera {summary['eval_camera']}, seed {summary['seed']}")
+    weights = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["weights"]
+    name = encoder["name"] + (" (random weights)" if weights == "random" else "")
+    table = Table(title=f"{summary['task']}, encoder {name}, camera {summary['eval_camera']}, seed {summary['seed']}")
     for heading in ("policy", f"success of {summary['episodes']} [95 %]", "return"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     table.add_row("trained", percent(summary["success"], summary["episodes"]), f"{summary['return']:.2f}", style="bold")
@@ -44,9 +46,7 @@ def print_run(run: Path, console: Console) -> None:
         f"checkpoint  {max((run / 'checkpoints').iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)}",
     ]
     if encoder["weights_sha256"]:
-        bundled = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["weights"] is None
-        said = f"bundled {encoder['variant']} weights, not the paper's: " if bundled else ""
-        lines.append(f"encoder     {said}{encoder['trained_by']}")
+        lines.append(f"encoder     {encoder['trained_by']}")
     for line in lines:
         console.out(line, highlight=False)
 
@@ -64,6 +64,9 @@ def print_next(run: Path, encoder: str, overrides: list[str], console: Console) 
 
 def _command(overrides: list[str], **changes: str) -> str:
     """The command line of this run with some keys changed."""
-    kept = [o for o in overrides if o.split("=")[0] not in (*changes, "run_dir", "fresh", "tag")]
+    gone = {*changes, "run_dir", "fresh", "tag"}
+    if "encoder" in changes:
+        gone |= {"variant", "weights", "frame_stack"}  # they belong to the encoder that is replaced
+    kept = [o for o in overrides if (key := o.split("=")[0]) not in gone and not ("encoder" in changes and key.startswith("encoder."))]
     words = [f"'{o}'" if "[" in o else o for o in [*kept, *(f"{key}={value}" for key, value in changes.items())]]
     return " ".join(["python run_rl.py", *words])

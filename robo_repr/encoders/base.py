@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -9,6 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robo_repr.core.errors import unknown
+from robo_repr.nn.linear import freeze_linears
+
+PRECISIONS = ("float32", "bfloat16")
+FUSIONS = ("concatenate", "mean")
+# A CPU encodes so many pixels at a time: more fall out of its caches, fewer leave it waiting (8 pictures of 224 x 224).
+PIXELS_AT_A_TIME = 8 * 224 * 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -17,13 +25,16 @@ class EncoderSpec:
     """What an encoder takes and gives; callers size their networks by it.
 
     Attributes:
-        size: height and width in pixels to which pictures are resized.
+        size: height and width in pixels of what the network sees.
+        resize: shorter side in pixels to which pictures are resized before `size` is cropped from their middle; None: both sides are
+            resized straight to `size`.
+        untouched: pictures that already have `size` are neither resized nor cropped.
         frames: pictures that one feature needs; with 1, the frames of a stack are encoded one by one.
         dim, token_dim: lengths D of the pooled vector and of a token.
         grid: rows and columns of the tokens, None without tokens.
         interpolation: ``bilinear``, ``bicubic`` (both antialiased) or ``area``.
         inputs: the keys that forward takes; empty for an encoder that sees nothing.
-        can: abilities beyond forward: ``mask`` (encodes visible patches alone).
+        can: abilities beyond forward: ``mask`` (encodes visible patches alone), ``text`` (encodes sentences).
     """
 
     name: str
@@ -35,6 +46,8 @@ class EncoderSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
+    resize: int | None = None
+    untouched: bool = False
     inputs: tuple[str, ...] = ("images",)
     can: frozenset[str] = frozenset()
 
@@ -47,15 +60,18 @@ class Features(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Base of all encoders. A child sets ``spec`` through the constructor and writes `encode`.
+    """Base of all encoders. A child sets ``spec`` through the constructor, keeps its network in ``net`` and writes `encode`.
 
     Attributes:
+        net: the network; its state dict is all that was learnt. Encoders without one have none.
+        precision: of the network's computations; features are float32 either way.
         variant: the size's name, None where there is one size.
         weights_sha256: of the weights file, None where there is none.
         trained_by: one line on where the weights come from.
         prefix_tokens: tokens that precede the patches inside the network, such as a class token.
     """
 
+    net: nn.Module
     mean: Tensor
     std: Tensor
     prefix_tokens = 0
@@ -65,7 +81,9 @@ class Encoder(nn.Module):
         self.spec, self.variant = spec, variant
         self.weights_sha256: str | None = None
         self.trained_by = "nothing to train"
+        self.precision = "float32"
         self.frozen = False
+        self._learns = True
         self._values_checked = False
         # Not saved with the weights: they belong to the spec, and official files do not have them.
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
@@ -74,6 +92,14 @@ class Encoder(nn.Module):
     def encode(self, images: Tensor) -> Features:
         """Features of preprocessed images (B, 3, h, w); (B, F, 3, h, w) when ``spec.frames`` > 1."""
         raise NotImplementedError
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a published file under the names that ``net`` gives them; what is dropped is known to be no part of it."""
+        return state
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """(B, D) features of B sentences, comparable to the pooled ones of pictures; for encoders with ``"text"`` in ``spec.can``."""
+        raise NotImplementedError(f"{self.spec.name} cannot encode text")
 
     def visible(self, images: Tensor, keep: Tensor, prefix: bool = False) -> Tensor:
         """Encodes some patches of each picture as if the others did not exist; for encoders with ``"mask"`` in ``spec.can``.
@@ -103,39 +129,78 @@ class Encoder(nn.Module):
         """
         stack = self._checked(images)
         batch, frames = stack.shape[:2]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            pixels = self.preprocess(stack.flatten(0, 1))
-            if self.spec.frames > 1:
-                return self.encode(pixels.unflatten(0, (batch, frames)))
-            pooled, tokens = self.encode(pixels)
-            if frames > 1:
-                pooled = pooled.reshape(batch, -1)
-                if tokens is not None:
-                    tokens = tokens.unflatten(0, (batch, frames)).transpose(1, 2).flatten(2)
-            return Features(pooled, tokens)
+        # (B, F, 3, H, W) where the network takes F frames at once, else (B * F, 3, H, W)
+        pictures = stack if self.spec.frames > 1 else stack.flatten(0, 1)
+        learns = torch.is_grad_enabled() and self._learns
+        with torch.set_grad_enabled(learns):
+            chunks = [pictures] if learns or self.mean.device.type != "cpu" else pictures.split(self._pictures_at_a_time())
+            pooled, tokens = zip(*(self._encode(chunk) for chunk in chunks), strict=True)
+            pooled, tokens = torch.cat(pooled), None if tokens[0] is None else torch.cat(tokens)
+        if self.spec.frames == 1 and frames > 1:
+            pooled = pooled.reshape(batch, -1)
+            if tokens is not None:
+                tokens = tokens.unflatten(0, (batch, frames)).transpose(1, 2).flatten(2)
+        return Features(pooled, tokens)
+
+    def encode_views(self, images: Tensor, fusion: str = "concatenate") -> Features:
+        """Encodes pictures (B, V, 3, H, W), or (B, V, F, 3, H, W), of V cameras each and fuses their features as `fuse_views` does."""
+        if images.ndim not in (5, 6):
+            raise ValueError(f"Images have the shape {tuple(images.shape)}; encode_views() takes (B, V, 3, H, W) or (B, V, F, 3, H, W).")
+        return fuse_views(self(images.flatten(0, 1)), images.shape[1], fusion)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), uint8 or float, to normalised float32 (B, 3, *spec.size) on the encoder's device; deterministic."""
         images = images.to(self.mean.device)
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        if tuple(pixels.shape[-2:]) != self.spec.size:
-            antialias = self.spec.interpolation != "area"
-            pixels = F.interpolate(pixels, self.spec.size, mode=self.spec.interpolation, antialias=antialias)
-            pixels = pixels.clamp(0, 1)  # bicubic overshoots
+        height, width = pixels.shape[-2:]
+        if (height, width) != self.spec.size or not (self.spec.untouched or self.spec.resize is None):
+            size, shorter = self.spec.size, min(height, width)
+            if self.spec.resize is not None:
+                size = (int(self.spec.resize * height / shorter), int(self.spec.resize * width / shorter))
+            if (height, width) != size:
+                antialias = self.spec.interpolation != "area"
+                pixels = F.interpolate(pixels, size, mode=self.spec.interpolation, antialias=antialias)
+                pixels = pixels.clamp(0, 1)  # bicubic overshoots
+            top, left = (round((now - kept) / 2) for now, kept in zip(size, self.spec.size, strict=True))
+            pixels = pixels[..., top : top + self.spec.size[0], left : left + self.spec.size[1]]
         return (pixels - self.mean) / self.std
 
-    def freeze(self) -> Self:
-        """Stops gradients and pins eval mode: a later ``train()`` changes nothing. Returns the encoder."""
+    def freeze(self, official: bool = False) -> Self:
+        """Stops gradients and pins eval mode: a later ``train()`` changes nothing. Returns the encoder.
+
+        Args:
+            official: leaves trainable what the authors' own freeze leaves trainable; only MVP differs, see there.
+        """
         self.requires_grad_(False)
+        for parameter in self.left_trainable() if official else ():
+            parameter.requires_grad_(True)
+        self._learns = any(parameter.requires_grad for parameter in self.parameters())
         self.frozen = True
+        freeze_linears(self)
         return self.eval()
+
+    def left_trainable(self) -> Iterable[nn.Parameter]:
+        """What ``freeze(official=True)`` does not freeze."""
+        return ()
 
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and not self.frozen)
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the weights, the spec or the precision; features may be reused only under the same one."""
-        return hash_tensors(self.state_dict().items(), f"{type(self).__name__} {self.variant} {self._canonical_spec()}")
+        return hash_tensors(self.state_dict().items(), f"{type(self).__name__} {self.variant} {self.precision} {self._canonical_spec()}")
+
+    def _encode(self, pictures: Tensor) -> Features:
+        """Features of pictures (B, 3, H, W), or (B, F, 3, H, W) when ``spec.frames`` > 1."""
+        pixels = self.preprocess(pictures.flatten(0, -4)).unflatten(0, pictures.shape[:-3])
+        device = self.mean.device.type
+        with nullcontext() if self.precision == "float32" else torch.autocast(device, torch.bfloat16):
+            pooled, tokens = self.encode(pixels)
+        return Features(pooled.float(), None if tokens is None else tokens.float())
+
+    def _pictures_at_a_time(self) -> int:
+        height, width = self.spec.size
+        return max(1, PIXELS_AT_A_TIME // (height * width * self.spec.frames))
 
     def _canonical_spec(self) -> str:
         # A set's order differs between processes.
@@ -174,6 +239,27 @@ class Encoder(nn.Module):
                 )
             self._values_checked = True
         return stack
+
+
+def fuse_views(features: Features, views: int, fusion: str) -> Features:
+    """One feature per world from those of (B * V) pictures ordered (B, V).
+
+    Args:
+        views: V.
+        fusion: ``"concatenate"``: pooled (B, V * D), tokens (B, V * K, token_dim), camera by camera. ``"mean"``: over the cameras, pooled
+            (B, D), tokens (B, K, token_dim).
+    """
+    if fusion not in FUSIONS:
+        raise unknown("fusion", str(fusion), FUSIONS)
+    if views < 1 or len(features.pooled) % views:
+        raise ValueError(f"Features of {len(features.pooled)} pictures do not fit {views} views: pass them all, ordered (worlds, views).")
+    worlds = len(features.pooled) // views
+    # Worlds are spelt out: of a feature without numbers (identity), torch cannot infer them.
+    pooled, tokens = (None if value is None else value.unflatten(0, (worlds, views)) for value in features)
+    assert pooled is not None
+    if fusion == "mean":
+        return Features(pooled.mean(dim=1), None if tokens is None else tokens.mean(dim=1))
+    return Features(pooled.flatten(1), None if tokens is None else tokens.flatten(1, 2))
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str) -> str:

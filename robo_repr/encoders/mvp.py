@@ -4,6 +4,7 @@ Papers: Xiao et al. 2022, https://arxiv.org/abs/2203.06173; Radosavovic et al. 2
 Code: github.com/ir413/mvp; the body here is timm's (Apache 2.0), with the parameter names of the released files.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from robo_repr.core.errors import unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import file_sha256, find_weights, load_weights
+from robo_repr.encoders.weights import fill, find_weights, rename
 from robo_repr.nn.positions import sincos_2d
 
 if TYPE_CHECKING:
@@ -31,13 +32,19 @@ class Size:
     heads: int
 
 
+# ViT-S has 12 heads, not timm's 6: weights fit both, features differ (mvp/backbones/vit.py).
+SMALL, BASE, LARGE = Size(224, 16, 384, 12, 12), Size(224, 16, 768, 12, 12), Size(256, 16, 1024, 24, 16)
 VARIANTS = {
     "tiny": Size(84, 14, 128, 4, 4),
-    # The released ones. ViT-S has 12 heads, not timm's 6: weights fit both, features differ (mvp/backbones/vit.py).
-    "vits": Size(224, 16, 384, 12, 12),
-    "vitb": Size(224, 16, 768, 12, 12),
-    "vitl": Size(256, 16, 1024, 24, 16),
+    # The released ones, under the names of mvp.load.
+    "vits-mae-hoi": SMALL,
+    "vits-mae-in": SMALL,
+    "vits-sup-in": SMALL,
+    "vitb-mae-egosoup": BASE,
+    "vitl-256-mae-egosoup": LARGE,
 }
+# MAE's decoder and classifiers stand in training files beside the encoder.
+NOT_ENCODER = r"^(decoder_|mask_token$|head\.|fc_norm\.)"
 
 
 class MVP(Encoder):
@@ -45,10 +52,11 @@ class MVP(Encoder):
 
     Args:
         variant: a key of `VARIANTS`.
-        weights: None for the bundled file, ``"random"`` for an untrained network, or a file; see `robo_repr.encoders.weights`.
+        weights: see `robo_repr.encoders.weights.find_weights`.
         seed: draws the untrained weights.
 
-    Unlike the official class, no gradient is cut off inside: `freeze` decides, and it includes the final norm.
+    Unlike the official class, no gradient is cut off inside: `freeze` decides, and it includes the final norm. The official freeze leaves
+    that norm trainable, and the authors' controllers train it: ``freeze(official=True)`` does the same.
     """
 
     prefix_tokens = 1
@@ -60,21 +68,21 @@ class MVP(Encoder):
         side = size.picture // size.patch
         grid = (side, side)
         spec = EncoderSpec("mvp", (size.picture, size.picture), size.dim, token_dim=size.dim, grid=grid, can=frozenset({"mask"}))
-        # Before the network is built: an absent file need not wait for it.
-        path = None if weights == "random" else find_weights("mvp", variant, weights)
+        source = find_weights("mvp", variant, weights)  # before the network is built: an absent file need not wait for it
         super().__init__(spec, variant)
-        self.vit: Any = build_vit(size).to_empty(device="cpu")  # Any: to timm, class token and positions are optional
-        if path is None:
-            initialise(self.vit, grid, seed)
-            self.trained_by = f"untrained, drawn with seed {seed}"
-        else:
-            metadata = load_weights(self.vit, path, f"mvp variant={variant}")
-            self.weights_sha256 = file_sha256(path)
-            self.trained_by = metadata.get("trained_by", f"the file {path.name}")
-        self.vit.pos_embed.requires_grad_(False)
+        self.net: Any = build_vit(size).to_empty(device="cpu")  # Any: to timm, class token and positions are optional
+        initialise(self.net, grid, seed)
+        fill(self, source, seed)
+        self.net.pos_embed.requires_grad_(False)
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return rename(state, (NOT_ENCODER, None))
+
+    def left_trainable(self) -> Iterable[nn.Parameter]:
+        return self.net.norm.parameters()
 
     def encode(self, images: Tensor) -> Features:
-        sequence = self.vit.forward_features(images).float()  # float32 also under autocast
+        sequence = self.net.forward_features(images)
         return Features(sequence[:, 0], sequence[:, 1:])
 
     def visible(self, images: Tensor, keep: Tensor, prefix: bool = False) -> Tensor:
@@ -82,10 +90,10 @@ class MVP(Encoder):
         if images.ndim != 4:
             raise ValueError(f"Images have the shape {tuple(images.shape)}; visible() takes (B, 3, H, W). Fold the frames into B.")
         pixels = self.preprocess(self._checked(images)[:, 0])
-        tokens = self.vit.patch_embed(pixels) + self.vit.pos_embed[:, 1:]
+        tokens = self.net.patch_embed(pixels) + self.net.pos_embed[:, 1:]
         tokens = tokens.gather(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]))
-        first = (self.vit.cls_token + self.vit.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-        sequence = self.vit.norm(self.vit.blocks(torch.cat([first, tokens], dim=1)))
+        first = (self.net.cls_token + self.net.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        sequence = self.net.norm(self.net.blocks(torch.cat([first, tokens], dim=1)))
         return sequence if prefix else sequence[:, 1:]
 
 

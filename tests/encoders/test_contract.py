@@ -17,9 +17,17 @@ NAMES = config_names("encoder")
 SEEING = [name for name in NAMES if name != "identity"]
 
 
+def load(name, **settings):
+    """With its weights where they are at hand, else untrained."""
+    try:
+        return load_encoder(name, **settings)
+    except UserError:
+        return load_encoder(name, weights="random", **settings)
+
+
 @pytest.fixture(scope="module")
 def encoders():
-    return {name: load_encoder(name) for name in NAMES}
+    return {name: load(name) for name in NAMES}
 
 
 def pictures(*shape):

@@ -46,7 +46,7 @@ def test_loss_and_predictions_equal_the_reference(ratio):
             parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
     decoder = {key: value for key, value in objective.state_dict().items() if not key.startswith("encoder.")}
     pixels = objective.encoder.preprocess(data["images"])
-    loss, predictions, mask = mae(pixels, data["noise"], ratio, objective.encoder.vit.state_dict(), 4, decoder, 4)
+    loss, predictions, mask = mae(pixels, data["noise"], ratio, objective.encoder.net.state_dict(), 4, decoder, 4)
     ours, hidden = objective.predict(data["images"], data["noise"])
     assert torch.equal(hidden, mask)
     torch.testing.assert_close(ours, predictions, atol=1e-5, rtol=1e-4)
@@ -104,7 +104,7 @@ def test_decay_spares_biases_and_norms_alone():
     objective = small()
     decayed, spared = (set(map(id, group["params"])) for group in objective.param_groups(0.05))
     names = {id(parameter): name for name, parameter in objective.named_parameters()}
-    assert {"encoder.vit.cls_token", "mask_token"} <= {names[i] for i in decayed}
+    assert {"encoder.net.cls_token", "mask_token"} <= {names[i] for i in decayed}
     assert all(names[i].endswith("bias") or "norm" in names[i] for i in spared)
     assert not any(names[i].endswith("bias") or "norm" in names[i] for i in decayed)
     assert len(decayed | spared) == sum(parameter.requires_grad for parameter in objective.parameters())
