@@ -24,6 +24,7 @@ check: setup
 bench: setup
 	$(PYTHON) scripts/bench_env.py
 	$(PYTHON) scripts/bench_rl.py
+	$(PYTHON) scripts/bench_encoders.py
 
 clean:
 	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,9 +1,12 @@
 """What every encoder is: images in, `Features` out, with the preprocessing inside."""
 
 import hashlib
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple, Self
 
 import torch
@@ -134,7 +137,10 @@ class Encoder(nn.Module):
         learns = torch.is_grad_enabled() and self._learns
         with torch.set_grad_enabled(learns):
             chunks = [pictures] if learns or self.mean.device.type != "cpu" else pictures.split(self._pictures_at_a_time())
-            pooled, tokens = zip(*(self._encode(chunk) for chunk in chunks), strict=True)
+            # Where torch may use one thread alone, as in training loops that keep a thread per role, several chunks go to several cores.
+            several = len(chunks) > 1 and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu")
+            encoded = (encoding_threads(os.getpid()).map if several else map)(partial(self._encode, learns=learns), chunks)
+            pooled, tokens = zip(*encoded, strict=True)
             pooled, tokens = torch.cat(pooled), None if tokens[0] is None else torch.cat(tokens)
         if self.spec.frames == 1 and frames > 1:
             pooled = pooled.reshape(batch, -1)
@@ -190,11 +196,12 @@ class Encoder(nn.Module):
         """16 hex digits that change with the weights, the spec or the precision; features may be reused only under the same one."""
         return hash_tensors(self.state_dict().items(), f"{type(self).__name__} {self.variant} {self.precision} {self._canonical_spec()}")
 
-    def _encode(self, pictures: Tensor) -> Features:
+    def _encode(self, pictures: Tensor, learns: bool) -> Features:
         """Features of pictures (B, 3, H, W), or (B, F, 3, H, W) when ``spec.frames`` > 1."""
-        pixels = self.preprocess(pictures.flatten(0, -4)).unflatten(0, pictures.shape[:-3])
-        device = self.mean.device.type
-        with nullcontext() if self.precision == "float32" else torch.autocast(device, torch.bfloat16):
+        fast = torch.autocast(self.mean.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+        # The grad mode is a thread's own.
+        with torch.set_grad_enabled(learns), fast:
+            pixels = self.preprocess(pictures.flatten(0, -4)).unflatten(0, pictures.shape[:-3])
             pooled, tokens = self.encode(pixels)
         return Features(pooled.float(), None if tokens is None else tokens.float())
 
@@ -239,6 +246,19 @@ class Encoder(nn.Module):
                 )
             self._values_checked = True
         return stack
+
+
+@cache
+def encoding_threads(process: int) -> ThreadPoolExecutor:
+    """One thread per core, or as many as OMP_NUM_THREADS allows; each computes with one thread, so that results do not depend on timing.
+
+    Args:
+        process: the caller's id: a forked process cannot use its parent's threads.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    count = min(int(allowed), cores) if allowed.isdecimal() and int(allowed) else cores
+    return ThreadPoolExecutor(count, "encoding", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def fuse_views(features: Features, views: int, fusion: str) -> Features:

@@ -70,7 +70,7 @@ class MVP(Encoder):
         spec = EncoderSpec("mvp", (size.picture, size.picture), size.dim, token_dim=size.dim, grid=grid, can=frozenset({"mask"}))
         source = find_weights("mvp", variant, weights)  # before the network is built: an absent file need not wait for it
         super().__init__(spec, variant)
-        self.net: Any = build_vit(size).to_empty(device="cpu")  # Any: to timm, class token and positions are optional
+        self.net: Any = build_vit(size).to_empty(device=torch.get_default_device())  # Any: to timm, class token and positions are optional
         initialise(self.net, grid, seed)
         fill(self, source, seed)
         self.net.pos_embed.requires_grad_(False)

@@ -6,6 +6,8 @@ from point_env import PointEnv
 
 from agents import EmbedEnv
 from robo_repr import load_encoder
+from robo_repr.core.errors import UserError
+from robo_repr.encoders.base import Features
 
 
 @pytest.fixture
@@ -13,8 +15,8 @@ def build():
     """EmbedEnvs on coarse pixels, closed after the test."""
     built = []
 
-    def make(encoder="pixels", camera_input=False, calibrated=True, **settings):
-        built.append(EmbedEnv(PointEnv(**settings), load_encoder(encoder), camera_input=camera_input))
+    def make(encoder="pixels", camera_input=False, calibrated=True, view_fusion="concatenate", **settings):
+        built.append(EmbedEnv(PointEnv(**settings), load_encoder(encoder), camera_input=camera_input, view_fusion=view_fusion))
         if calibrated:
             built[-1].calibrate(steps=4, seed=0)
         return built[-1]
@@ -33,6 +35,16 @@ def test_observations_are_features_and_state(build):
 
 def test_camera_poses_only_when_asked_for(build):
     assert build(camera_input=True, views=["front", "wrist"]).reset()["camera"].shape == (4, 16)
+
+
+def test_views_can_be_averaged(build):
+    env = build(view_fusion="mean", views=["front", "wrist"])
+    obs, _ = env.env.reset()
+    mean = torch.stack([env.encoder(obs["images"][:, view]).pooled for view in range(2)]).mean(dim=0)
+    expected = env.readout(Features(mean, None)).to(torch.float16).numpy()
+    assert expected.shape == (4, 432) and np.array_equal(env.embed(obs)["features"], expected)
+    with pytest.raises(UserError, match="Did you mean view_fusion=mean"):
+        build(view_fusion="men")
 
 
 def test_without_a_picture_there_are_no_features(build):

@@ -212,3 +212,16 @@ def test_mistakes_leave_nothing_behind(tmp_path, mistake):
     with pytest.raises(UserError, match=next(iter(mistake))):
         start(tmp_path / "run", **PIXELS, **mistake)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.timeout(120)
+def test_an_encoder_of_several_frames_gets_its_stack(tmp_path, capsys, no_films):
+    names = {**NAMES, "encoder": "curl"}
+    curl = {"encoder": {**load_part("encoder", "curl"), "size": 16}, "weights": "random", "image_size": 16, "names": names}
+    short = {"steps": 60, "checkpoint_every": 60, "horizon": 11, "views": ["wrist"]}
+    assert start(tmp_path / "run", **curl, **short) == 0
+    assert "(random weights)" in capsys.readouterr().out.replace("\n", "")
+    assert load_policy(tmp_path / "run").act is not None
+    with pytest.raises(UserError, match="stacks of exactly 3 pictures. Leave frame_stack out"):
+        start(tmp_path / "other", **curl, **short, frame_stack=2)
+    assert not (tmp_path / "other").exists()

@@ -1,5 +1,8 @@
 """Preprocessing, fusion of views and speed, which all encoders share."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torchvision.transforms import InterpolationMode
 
 from robo_repr import load_encoder
 from robo_repr.core.errors import UserError
+from robo_repr.encoders import base
 from robo_repr.encoders.base import PIXELS_AT_A_TIME, Encoder, EncoderSpec, Features, fuse_views
 from robo_repr.encoders.mvp import Random
 from robo_repr.nn.linear import FrozenLinear, freeze_linears
@@ -94,6 +98,29 @@ def test_pictures_encoded_a_few_at_a_time_are_those_encoded_alone():
     together = encoder(images)
     torch.testing.assert_close(together.pooled[-1:], encoder(images[-1:]).pooled)
     torch.testing.assert_close(together.tokens[:2], encoder(images[:2]).tokens)
+
+
+def test_cores_share_the_work_without_changing_the_result(monkeypatch):
+    encoder = Random().freeze()
+    images = torch.randint(0, 256, (300, 3, 84, 84), dtype=torch.uint8)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "encoding_threads", lambda process: pytest.fail("not needed"))
+            few = encoder(images[:8])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "get_num_threads", lambda: 2)
+            alone = encoder(images)
+        with monkeypatch.context() as patch, ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            used = []
+            patch.setattr(base, "encoding_threads", lambda process: used.append(process) or pool)
+            shared = encoder(images)
+        assert used == [os.getpid()]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(shared.pooled, alone.pooled) and torch.equal(shared.tokens, alone.tokens) and not shared.pooled.requires_grad
+    torch.testing.assert_close(few.pooled, shared.pooled[:8])
 
 
 def test_bfloat16_is_close_and_has_its_own_fingerprint():

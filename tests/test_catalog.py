@@ -1,0 +1,145 @@
+"""The catalogue says what the encoders themselves say, loads no weights, and does not fall over one of them."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from robo_repr.core import config
+from robo_repr.encoders import load_encoder
+from robo_repr.encoders import weights as registry
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import catalog  # noqa: E402
+
+SOME = ["identity", "mvp", "pixels", "r3m", "random"]
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """A configs folder of some encoders, to which tests add."""
+    folder = tmp_path / "configs"
+    (folder / "encoder").mkdir(parents=True)
+    for name in SOME:
+        shutil.copy(config.CONFIGS / "encoder" / f"{name}.yaml", folder / "encoder")
+    monkeypatch.setattr(config, "CONFIGS", folder)
+    monkeypatch.setattr(catalog, "CONFIGS", folder)
+    monkeypatch.setenv("ROBO_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("COLUMNS", "80")
+    return folder / "encoder"
+
+
+@pytest.fixture
+def rows(configs, capsys):
+    """Reads --json; rows by (name, variant)."""
+
+    def read(code=0):
+        assert catalog.main(["encoders", "--json"]) == code
+        return {(row["name"], row["variant"]): row for row in json.loads(capsys.readouterr().out)}
+
+    return read
+
+
+def test_rows_are_what_the_built_encoders_say(rows):
+    found = rows()
+    assert {name for name, _ in found} == set(SOME) and len([name for name, _ in found if name == "r3m"]) == 3
+    real = {
+        ("identity", None): load_encoder("identity"),
+        ("pixels", None): load_encoder("pixels"),
+        ("mvp", "tiny"): load_encoder("mvp"),
+        ("random", "tiny"): load_encoder("random"),
+        ("r3m", "resnet18"): load_encoder("r3m", variant="resnet18", weights="random"),
+        ("r3m", "resnet50"): load_encoder("r3m", variant="resnet50", weights="random"),
+    }
+    for key, encoder in real.items():
+        row, spec = found[key], encoder.spec
+        assert (row["pixels"], row["D"], row["frames"]) == (list(spec.size), spec.dim, spec.frames)
+        assert row["grid"] == (None if spec.grid is None else list(spec.grid)) and (row["token D"] or 0) == spec.token_dim
+        assert row["inputs"] == list(spec.inputs) and (row["can"] or []) == sorted(spec.can)
+
+
+def test_head_of_the_yaml_and_weights_of_the_controls(rows):
+    found = rows()
+    assert found["pixels", None]["what"].startswith("Control: the raw picture") and "our own" in found["pixels", None]["source"]
+    assert [found[key]["weights"] for key in [("pixels", None), ("random", "tiny"), ("mvp", "tiny")]] == [
+        "none needed",
+        "untrained",
+        "bundled",
+    ]
+
+
+def test_networks_are_built_without_memory():
+    hollow = catalog._hollow(config.load_part("encoder", "r3m"), "resnet50")
+    assert {parameter.device.type for parameter in hollow.parameters()} == {"meta"}
+
+
+WAYS = [
+    ({"status": "alive", "megabytes": 90.4}, "fetch toy, 90 MB"),
+    ({"status": "unverified", "hub": "us/toy"}, "fetch toy (untried); hub us/toy"),
+    ({"status": "dead", "since": "2023-04"}, "dead since 2023-04"),
+    ({"status": "private", "url": None}, "never public"),
+    ({"status": "alive", "package": "no_such_package", "file": "x.pth"}, "in the package no_such_package, missing: make setup"),
+]
+
+
+@pytest.mark.parametrize(("fields", "text"), WAYS, ids=[text.split(",")[0] for _, text in WAYS])
+def test_the_way_to_the_weights(rows, monkeypatch, fields, text):
+    entry = {"url": "https://example.org/toy.pt", "encoder": "r3m", "variant": "resnet18", "licence": "MIT", "source": "us", **fields}
+    toy = registry.Release(name="toy", **entry)
+    monkeypatch.setattr(registry, "releases", lambda: {"toy": toy})
+    found = rows()
+    row = found["r3m", "resnet18"]
+    assert (row["weights"], row["at_hand"], row["licence"], row["releases"]) == (text, False, "MIT", ["toy"])
+    assert found["r3m", "resnet50"]["weights"] == "none published"
+
+
+def test_fetched_weights_are_at_hand(rows, monkeypatch):
+    toy = registry.Release("toy", "r3m", "resnet18", "MIT", "us", "alive", url="https://example.org/toy.pt")
+    monkeypatch.setattr(registry, "releases", lambda: {"toy": toy})
+    path = registry.fetched_file(toy)
+    path.parent.mkdir()
+    path.write_bytes(b"not looked at")
+    row = rows()["r3m", "resnet18"]
+    assert row["weights"] == "fetched" and row["at_hand"] is True
+
+
+@pytest.mark.parametrize("target", ["robo_repr.encoders.nowhere.Lost", "robo_repr.encoders.controls.Lost"])
+def test_a_broken_encoder_says_so_in_its_row_and_the_others_stay(configs, capsys, target):
+    (configs / "lost.yaml").write_text(f"# Lost: it cannot be built.\n# Source: nowhere.\n_target_: {target}\n")
+    assert catalog.main(["encoders", "--json"]) == 1
+    out, err = capsys.readouterr()
+    found = {(row["name"], row["variant"]): row for row in json.loads(out)}
+    assert "error" in found["lost", None] and "lost" in err
+    assert {name for name, _ in found} == {*SOME, "lost"} and found["pixels", None]["D"] == 432
+    assert catalog.main(["encoders"]) == 1
+    out, _ = capsys.readouterr()
+    assert "broken" in out and "pixels" in out
+
+
+def test_a_yaml_that_is_none_is_a_row_too(configs, capsys):
+    (configs / "lost.yaml").write_text("a: [\n")
+    assert catalog.main(["encoders"]) == 1
+    assert "broken" in capsys.readouterr().out
+
+
+def test_the_table_fits_80_columns_with_nothing_cut(configs, capsys):
+    assert catalog.main(["encoders"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "…" not in out
+    assert all(word in out for word in [*SOME, "vitl-256-mae-egosoup", "14x14", "2048", "bundled"])
+
+
+def test_unknown_groups(capsys):
+    assert catalog.main(["encoder"]) == 2
+    assert "Did you mean group=encoders" in capsys.readouterr().err
+    assert catalog.main([]) == 2
+    assert "encoders" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_no_encoder_of_the_suite_is_broken(capsys):
+    assert catalog.main(["encoders", "--json"]) == 0, capsys.readouterr().out
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} == set(config.config_names("encoder")) and all(row["what"] and row["source"] for row in rows)
