@@ -33,6 +33,7 @@ from robo_repr.encoders.mvp import MVP, Random
 from robo_repr.encoders.readout import Readout
 from robo_repr.encoders.weights import bundled_file, file_sha256, save_weights
 from robo_repr.objectives.mae import MAE
+from robo_repr.probes import interval, ridge_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = ["front", "left", "wrist"]
@@ -232,29 +233,6 @@ def encode(encoder: Encoder, images: Tensor) -> Features:
     return Features(torch.cat([output.pooled for output in outputs]), tokens)
 
 
-def ridge_errors(x: dict[str, Tensor], y: dict[str, Tensor], parts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Distances (n,) in cm of a ridge regression fitted on "train", its penalty chosen on "validation"."""
-    centre, spread = x["train"].mean(dim=0), x["train"].std(dim=0).clamp(min=1e-6)
-    x = {part: ((value - centre) / spread).double() for part, value in x.items()}
-    offset = y["train"].mean(dim=0).double()
-    values, vectors = torch.linalg.eigh(x["train"].T @ x["train"])
-    projected = vectors.T @ (x["train"].T @ (y["train"].double() - offset))
-    best: dict[str, Tensor] = {}
-    for penalty in 10.0 ** torch.arange(-1, 6):
-        weights = vectors @ (projected / (values + penalty)[:, None])
-        errors = {part: 100 * (x[part] @ weights + offset - y[part]).norm(dim=1) for part in ("validation", *parts)}
-        if not best or errors["validation"].mean() < best["validation"].mean():
-            best = errors
-    return {part: best[part] for part in parts}
-
-
-def interval(errors: Tensor, seed: int) -> str:
-    """Mean and 95 % bootstrap interval over episodes."""
-    draws = rng(seed, "bootstrap").integers(len(errors), size=(2000, len(errors)))
-    low, high = np.percentile(errors.numpy()[draws].mean(axis=1), [2.5, 97.5])
-    return f"{errors.mean():.1f} [{low:.1f}, {high:.1f}]"
-
-
 # --- training -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -419,9 +397,9 @@ def main(arguments: list[str]) -> None:
         settings["steps"],
         settings["minutes"],
         seed,
-        lambda: save_weights(encoder.vit, path, {"trained_by": trained_by}),
+        lambda: save_weights(encoder, path, {"trained_by": trained_by}),
     )
-    save_weights(encoder.vit, path, {"trained_by": trained_by})
+    save_weights(encoder, path, {"trained_by": trained_by})
     results["mvp/tiny"] = probe.errors(MVP("tiny", str(path)), ("test", "test L3"))
     packages = [f"{name} {version(name)}" for name in ("torch", "timm", "mujoco", "numpy")]
     card = CARD.format(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.encoders.base import EncoderSpec, Features, hash_tensors
 
-READOUTS = ("pooled", "grid4")
+READOUTS = ("pooled", "grid4", "keypoints", "tokens")
 GRID = 4
 CLIP = 5.0
 # Each number is divided by its own spread plus this share of the mean spread, so that dimensions without signal are not blown up.
@@ -20,23 +20,34 @@ SMALLEST_SCALE = 1e-4
 class Readout(nn.Module):
     """Features of V views and F frames to one vector per world. Calibrate it on pictures of the task itself, then it is fixed.
 
-    ``grid4``: patch tokens minus their mean at each position, their first principal components, averaged over a 4 x 4 grid; pooled
-    vectors lose where things are. ``pooled``: the encoder's own feature. Either way every number is centred, divided by
-    (its deviation + 0.3 x the mean deviation) and clipped at 5. Encoders without tokens get the pooled rule under both names.
+    ``pooled`` is the encoder's own feature, which loses where things are. The others start from the first principal components of the
+    tokens minus their mean at each position:
+
+    - ``tokens``: all of them, K * channels numbers.
+    - ``grid4``: averaged over a 4 x 4 grid, 16 * channels numbers.
+    - ``keypoints``: where each component is large and where it is small. A softmax over positions of the component divided by its
+      deviation, and of its negative, gives the expected row and column in [-1, 1]: 4 * channels numbers (Finn et al. 2016,
+      https://arxiv.org/abs/1509.06113, whose temperature is learnt; here the deviation is it).
+
+    Always every number is centred, divided by (its deviation + 0.3 x the mean deviation) and clipped at 5. Encoders without tokens get the
+    pooled rule under all names.
 
     Args:
-        name: ``"pooled"`` or ``"grid4"``.
+        name: one of `READOUTS`.
         spec: the encoder's.
-        views: names of the views; each has statistics of its own.
-        frames: F of the frame stack; frames share their view's statistics.
-        channels: principal components of grid4.
+        views: names of the views; each has statistics and a slice of its own, so views are fused by concatenation.
+        frames: F of the frame stack; frames share their view's statistics. An encoder that takes whole stacks gives one feature for all.
+        channels: principal components of the tokens.
 
     Attributes:
         dim: length of the output; view v fills the slice [v * dim / V, (v + 1) * dim / V).
     """
 
     pool: Tensor
+    places: Tensor
     basis: Tensor
+    middle: Tensor
+    spread: Tensor
     centre: Tensor
     scale: Tensor
 
@@ -44,8 +55,8 @@ class Readout(nn.Module):
         super().__init__()
         if name not in READOUTS:
             raise unknown("readout", str(name), READOUTS)
-        self.name, self.views, self.frames = name, list(views), frames
-        self.grid = spec.grid if name == "grid4" else None
+        self.name, self.views, self.frames = name, list(views), frames if spec.frames == 1 else 1
+        self.grid = None if name == "pooled" else spec.grid
         self.calibrated = False
         cells = spec.dim
         if self.grid:
@@ -54,10 +65,20 @@ class Readout(nn.Module):
                     f"channels={channels} is not possible; encoder {spec.name} has tokens of {spec.token_dim} numbers: 1 to that."
                 )
             positions = math.prod(self.grid)
-            pool = F.adaptive_avg_pool2d(torch.eye(positions).view(positions, 1, *self.grid), GRID).flatten(1).T
-            self.register_buffer("pool", pool.contiguous())  # (16, K)
             self.register_buffer("basis", torch.zeros(len(views), spec.token_dim, channels))
-            cells = GRID * GRID * channels
+            if name == "grid4":
+                pool = F.adaptive_avg_pool2d(torch.eye(positions).view(positions, 1, *self.grid), GRID).flatten(1).T
+                self.register_buffer("pool", pool.contiguous())  # (16, K)
+                cells = GRID * GRID * channels
+            elif name == "keypoints":
+                rows, columns = (torch.linspace(-1, 1, length) for length in self.grid)
+                self.register_buffer("places", torch.cartesian_prod(rows, columns))  # (K, 2)
+                # Unlike the other rules this one is not linear: the mean at each position cannot be taken off afterwards.
+                self.register_buffer("middle", torch.zeros(len(views), positions, channels))
+                self.register_buffer("spread", torch.ones(len(views), channels))
+                cells = 4 * channels
+            else:
+                cells = positions * channels
         self.register_buffer("centre", torch.zeros(len(views), cells))
         self.register_buffer("scale", torch.ones(len(views), cells))
         self.dim = len(views) * frames * cells
@@ -75,6 +96,10 @@ class Readout(nn.Module):
                 vectors = torch.linalg.eigh(samples.T @ samples)[1].flip(1)[:, : self.basis.shape[2]]
                 largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
                 self.basis[view] = (vectors * largest.sign()).float()
+                if self.name == "keypoints":
+                    components = tokens.flatten(0, 1) @ self.basis[view]
+                    self.middle[view] = components.mean(dim=0)
+                    self.spread[view] = (components - self.middle[view]).std(dim=(0, 1), correction=0).clamp(min=SMALLEST_SCALE)
         self.calibrated = True
         if self.dim == 0:
             return
@@ -93,7 +118,7 @@ class Readout(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """The calibration, to be stored with the run."""
-        return {key: value.clone() for key, value in self.state_dict().items() if key != "pool"}
+        return {key: value.clone() for key, value in self.state_dict().items() if key not in ("pool", "places")}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restores `state`. Raises a UserError when it is of another encoder, read-out or number of views."""
@@ -125,9 +150,15 @@ class Readout(nn.Module):
         return stacked.unflatten(0, (worlds, len(self.views))).unflatten(-1, (self.frames, numbers)).movedim(-2, 2)
 
     def _cells(self, features: Features) -> Tensor:
-        """What is then centred and scaled, (N, V, F, cells): linear in the features."""
+        """What is then centred and scaled, (N, V, F, cells); all but keypoints are linear in the features."""
         if not self.grid:
             return self._by_view(features.pooled)
         tokens = self._by_view(features.tokens)
         components = torch.einsum("nvfkt,vtc->nvfkc", tokens, self.basis)
-        return torch.einsum("gk,nvfkc->nvfgc", self.pool, components).flatten(3)
+        if self.name == "grid4":
+            return torch.einsum("gk,nvfkc->nvfgc", self.pool, components).flatten(3)
+        if self.name == "tokens":
+            return components.flatten(3)
+        heights = (components - self.middle[:, None]) / self.spread[:, None, None]
+        shares = torch.stack([heights, -heights], dim=3).softmax(dim=4)  # (N, V, F, 2, K, channels)
+        return torch.einsum("nvfskc,kd->nvfscd", shares, self.places).flatten(3)

@@ -176,7 +176,7 @@ def find_weights(name: str, variant: str | None, weights: str | None) -> Source 
         get = " ".join(how_to_get(release).rstrip(".") + "." for release in fitting[:2]) or "No weights of it were published."
         have = sorted(file.stem.removeprefix(f"{name}_") for file in BUNDLED.glob(f"{name}_*.safetensors"))
         bundled = f" Bundled is variant={', '.join(have)}." if have else ""
-        raise UserError(f"{what}: its weights are not on this machine. {get}{bundled} Or pass {ways}.")
+        raise UserError(f"{what}: its weights are not on this machine. {get}{bundled} Pass {ways}.")
     weights = str(weights)
     path = Path(weights).expanduser()
     if (release := releases().get(weights)) and not path.exists():
@@ -191,7 +191,9 @@ def find_weights(name: str, variant: str | None, weights: str | None) -> Source 
     if path.is_file():
         return Source(path)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", weights) and path.suffix not in SUFFIXES:
-        return Source(_from_hub(weights, mine), next((release for release in fitting if release.hub == weights), None))
+        found = _from_hub(weights, mine)
+        # A repository may hold the same weights in another layout than the release's own address.
+        return Source(found, next((one for one in fitting if one.hub == weights and str(one.url).endswith(f"/{found.name}")), None))
     names = ", ".join(release.name for release in mine)
     registry = f" The registry's names for {name}: {names}." if names else ""
     raise UserError(f"weights={weights} does not exist. Pass {ways}; a run folder or owner/name of the hub will do too.{registry}")
@@ -348,7 +350,7 @@ def load_strictly(module: nn.Module, state: State, path: Path, what: str, expect
         hint = f" By its keys it is made for encoder={likely}." if likely and what.split()[0] not in likely else ""
         raise UserError(
             f"{path} is of another architecture than {what}: {'; '.join(problems[:3])}{more}.{hint} Choose the variant= that the file was "
-            "made for, or another file. (Other picture sizes are refused too: position tables are never stretched.)"
+            "made for, or another file. (Files for other picture sizes are refused too.)"
         )
     floats = [key for key, value in expected.items() if value.is_floating_point() and key in state]
     broken = sorted(key for key in floats if not state[key].is_floating_point() or not state[key].isfinite().all())
