@@ -107,5 +107,5 @@ def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
     # Linear layers there, matrices multiplied from the right here.
     for theirs, ours in (("visual_projection.weight", "visual.proj"), ("text_projection.weight", "text_projection")):
         if theirs in others:
-            others[ours] = others.pop(theirs)
+            others[ours] = others.pop(theirs).T.contiguous()
     return {**towers, **others}
