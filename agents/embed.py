@@ -40,9 +40,7 @@ class EmbedEnv(VecEnv):
             raise unknown("view_fusion", str(view_fusion), FUSIONS)
         self.env, self.encoder, self.camera_input, self.view_fusion = env, encoder, camera_input, view_fusion
         views = env.views if view_fusion == "concatenate" or not env.views else ["+".join(env.views)]
-        # An encoder that takes several frames at once gives one feature for all of them.
-        frames = env.frame_stack if encoder.spec.frames == 1 else 1
-        self.readout = Readout(readout, encoder.spec, views, frames).to(encoder.mean.device)
+        self.readout = Readout(readout, encoder.spec, views, env.frame_stack).to(encoder.mean.device)
         self.while_waiting: Callable[[], None] = lambda: None
         self.seconds = {"encode": 0.0}
         self._steps = 0

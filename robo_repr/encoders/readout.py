@@ -81,7 +81,7 @@ class Readout(nn.Module):
                 cells = positions * channels
         self.register_buffer("centre", torch.zeros(len(views), cells))
         self.register_buffer("scale", torch.ones(len(views), cells))
-        self.dim = len(views) * frames * cells
+        self.dim = len(views) * self.frames * cells
 
     @torch.no_grad()
     def calibrate(self, features: Features) -> None:

@@ -277,7 +277,8 @@ def read_weights(path: Path) -> tuple[State, dict[str, str]]:
         if "TorchScript" in str(error):
             raise UserError(
                 f"{path} is a TorchScript archive, a program beside its tensors, and was not loaded. Pass the plain tensors of the same "
-                "weights, as in the Hugging Face repository (for CLIP: weights=openai/clip-vit-base-patch16 or its model.safetensors)."
+                "weights, as in the Hugging Face repository (for CLIP: python scripts/fetch_weights.py clip-vitb16, or "
+                "weights=openai/clip-vit-base-patch16)."
             ) from None
         raise UserError(
             f"{path} is not a readable torch weights file ({_first_line(error)}): it is damaged, cut off or of another kind. "
