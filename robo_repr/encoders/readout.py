@@ -91,9 +91,12 @@ class Readout(nn.Module):
         """
         if self.grid:
             for view, tokens in enumerate(self._by_view(features.tokens).transpose(0, 1)):  # (N, F, K, T) each
-                samples = tokens.flatten(0, 1).double()
-                samples = (samples - samples.mean(dim=0)).flatten(0, 1)
-                vectors = torch.linalg.eigh(samples.T @ samples)[1].flip(1)[:, : self.basis.shape[2]]
+                samples = tokens.flatten(0, 1)
+                mean, moments = samples.mean(dim=0, dtype=torch.float64), 0
+                for some in samples.split(64):  # all of a large encoder's tokens in double precision are gigabytes
+                    centred = (some.double() - mean).flatten(0, 1)
+                    moments = moments + centred.T @ centred
+                vectors = torch.linalg.eigh(moments)[1].flip(1)[:, : self.basis.shape[2]]
                 largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
                 self.basis[view] = (vectors * largest.sign()).float()
                 if self.name == "keypoints":

@@ -137,7 +137,7 @@ def test_an_actor_of_unknown_kind_is_refused(tmp_path):
 
 
 def test_mistakes_say_what_to_do():
-    with pytest.raises(UserError, match="No weights of it were published.*weights=random"):
+    with pytest.raises(UserError, match="The registry lists none.*weights=random"):
         load_encoder("curl")
     for settings in ({"size": 14}, {"frames": 0}, {"layers": 0}, {"dim": 0}):
         with pytest.raises(UserError, match="is too small"):

@@ -119,7 +119,7 @@ def test_absent_files_say_the_ways_to_get_them(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not on this machine.*fetch_weights.py mvp-vitb-mae-egosoup.*weights=FILE"):
         MVP("vitb-mae-egosoup")
     monkeypatch.setattr(weights_module, "BUNDLED", tmp_path)
-    with pytest.raises(UserError, match="No weights of it were published"):
+    with pytest.raises(UserError, match="The registry lists none"):
         MVP()
 
 
