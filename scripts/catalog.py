@@ -165,7 +165,7 @@ def _hollow(node: dict, variant: str | None):
 
 def _weights(name: str, variant: str | None, node: dict, learns: bool) -> dict:
     """Whether weights are on this machine, and else the way to them."""
-    from robo_repr.encoders.weights import at_hand, bundled_file, releases
+    from robo_repr.encoders.registry import at_hand, bundled_file, releases
 
     if "weights" not in node:
         return {"weights": "untrained" if learns else "none needed", "at_hand": True}

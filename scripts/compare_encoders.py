@@ -96,7 +96,7 @@ class Row:
         return f"`{self.name}` {encoder.variant or ''}".strip()
 
     def weights(self, encoder) -> str:
-        from robo_repr.encoders.weights import bundled_file
+        from robo_repr.encoders.registry import bundled_file
 
         if not list(encoder.parameters()):
             return "none"

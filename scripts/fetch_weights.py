@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     if not asked.names and not asked.list:
         parser.error("name the weights to fetch, or see --list")
 
-    from robo_repr.encoders.weights import releases  # late, so that --help does not wait for torch
+    from robo_repr.encoders.registry import releases  # late, so that --help does not wait for torch
 
     failed = False
     try:
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 def fetch(release) -> None:
     """Brings one `Release` to this machine, or says that it is here already; a `UserError` says why it cannot be had."""
-    from robo_repr.encoders.weights import at_hand, fetched_file, how_to_get
+    from robo_repr.encoders.registry import at_hand, fetched_file, how_to_get
 
     here = at_hand(release)
     if here is not None:
@@ -99,7 +99,7 @@ def _digest_known(release) -> bool:
 
 
 def print_list(known: list) -> None:
-    from robo_repr.encoders.weights import at_hand
+    from robo_repr.encoders.registry import at_hand
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "MB", "licence", "status"):

@@ -31,7 +31,8 @@ from robo_repr.encoders.base import Encoder, Features
 from robo_repr.encoders.controls import Pixels
 from robo_repr.encoders.mvp import MVP, Random
 from robo_repr.encoders.readout import Readout
-from robo_repr.encoders.weights import bundled_file, file_sha256, save_weights
+from robo_repr.encoders.registry import bundled_file
+from robo_repr.encoders.weights import file_sha256, save_weights
 from robo_repr.objectives.mae import MAE
 from robo_repr.probes import interval, ridge_errors
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from robo_repr.core import config
-from robo_repr.encoders import load_encoder
-from robo_repr.encoders import weights as registry
+from robo_repr.encoders import load_encoder, registry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import catalog  # noqa: E402

@@ -14,7 +14,7 @@ import pytest
 from robo_repr.core import download as module
 from robo_repr.core.download import direct
 from robo_repr.core.errors import UserError
-from robo_repr.encoders import weights as registry
+from robo_repr.encoders import registry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import fetch_weights  # noqa: E402

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robo_repr.core.errors import unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import fill, find_weights, rename
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import fill, rename
 from robo_repr.nn.language import checked_texts, grads_allowed, open_clip_tower
 from robo_repr.nn.qkv import fuse_qkv
 from robo_repr.nn.untrained import untrained
@@ -34,7 +35,7 @@ class CLIP(Encoder):
     Args:
         variant: a key of `VARIANTS`.
         weights: None for OpenAI's if they are at hand, ``"random"`` for an untrained network, or a file in OpenAI's (= open_clip's) or
-            Hugging Face's layout; see `robo_repr.encoders.weights`.
+            Hugging Face's layout; see `robo_repr.encoders.registry.find_weights`.
         seed: draws the untrained weights.
     """
 

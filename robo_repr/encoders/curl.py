@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robo_repr.core.errors import UserError
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import State, fill, find_weights, rename
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import State, fill, rename
 from robo_repr.nn.untrained import untrained
 
 

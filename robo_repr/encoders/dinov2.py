@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robo_repr.core.errors import unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import fill, find_weights, rename
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import fill, rename
 from robo_repr.nn.qkv import fuse_qkv
 from robo_repr.nn.untrained import untrained
 
@@ -47,7 +48,7 @@ class DINOv2(Encoder):
 
     Args:
         variant: a key of `VARIANTS`; ``_reg4`` has four register tokens.
-        weights: see `robo_repr.encoders.weights.find_weights`.
+        weights: see `robo_repr.encoders.registry.find_weights`.
         seed: draws the untrained weights.
     """
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robo_repr.core.errors import unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import fill, find_weights, rename
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import fill, rename
 from robo_repr.nn.qkv import fuse_qkv
 from robo_repr.nn.untrained import untrained
 
@@ -52,7 +53,7 @@ class DINOv3(Encoder):
 
     Args:
         variant: a key of `VARIANTS`.
-        weights: see `robo_repr.encoders.weights.find_weights`.
+        weights: see `robo_repr.encoders.registry.find_weights`.
         seed: draws the untrained weights.
     """
 

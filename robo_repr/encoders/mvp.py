@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from robo_repr.core.errors import unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import fill, find_weights, rename
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import fill, rename
 from robo_repr.nn.positions import sincos_2d
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class MVP(Encoder):
 
     Args:
         variant: a key of `VARIANTS`.
-        weights: see `robo_repr.encoders.weights.find_weights`.
+        weights: see `robo_repr.encoders.registry.find_weights`.
         seed: draws the untrained weights.
 
     Unlike the official class, no gradient is cut off inside: `freeze` decides, and it includes the final norm. The official freeze leaves

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import fill, find_weights, rename
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import fill, rename
 from robo_repr.nn.language import checked_texts, grads_allowed, open_clip_tower
 from robo_repr.nn.qkv import fuse_qkv
 from robo_repr.nn.untrained import untrained
@@ -51,7 +52,7 @@ class SigLIP(Encoder):
     Args:
         variant: a key of `VARIANTS`.
         weights: None for the released ones if they are at hand, ``"random"`` for an untrained network, or a file in open_clip's or Hugging
-            Face's layout; see `robo_repr.encoders.weights`.
+            Face's layout; see `robo_repr.encoders.registry.find_weights`.
         tokenizer: the vocabulary for `encode_text`, a tokenizer.json; None looks beside the weights file, then in the hub's cache.
         seed: draws the untrained weights.
 

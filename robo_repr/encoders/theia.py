@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robo_repr.core.errors import unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import fill, find_weights, rename
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import fill, rename
 from robo_repr.nn.qkv import fuse_qkv
 from robo_repr.nn.untrained import untrained
 
@@ -40,7 +41,7 @@ class Theia(Encoder):
 
     Args:
         variant: a key of `VARIANTS`.
-        weights: see `robo_repr.encoders.weights.find_weights`.
+        weights: see `robo_repr.encoders.registry.find_weights`.
         seed: draws the untrained weights.
     """
 

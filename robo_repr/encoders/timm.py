@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.weights import State, fill, find_weights
+from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.weights import State, fill
 from robo_repr.nn.untrained import untrained
 
 if TYPE_CHECKING:

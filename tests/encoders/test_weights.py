@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from robo_repr import list_encoders, load_encoder
 from robo_repr.core.errors import UserError
-from robo_repr.encoders import weights as weights_module
+from robo_repr.encoders import registry as registry_module
 from robo_repr.encoders.mvp import MVP, Random
 from robo_repr.encoders.weights import file_sha256, save_weights
 
@@ -118,13 +118,13 @@ def test_absent_files_say_the_ways_to_get_them(tmp_path, monkeypatch):
         MVP(weights=str(tmp_path))
     with pytest.raises(UserError, match="not on this machine.*fetch_weights.py mvp-vitb-mae-egosoup.*weights=FILE"):
         MVP("vitb-mae-egosoup")
-    monkeypatch.setattr(weights_module, "BUNDLED", tmp_path)
+    monkeypatch.setattr(registry_module, "BUNDLED", tmp_path)
     with pytest.raises(UserError, match="The registry lists none"):
         MVP()
 
 
 def test_the_bundled_file_is_small_half_precision_and_has_its_card():
-    path = weights_module.bundled_file("mvp", "tiny")
+    path = registry_module.bundled_file("mvp", "tiny")
     state = load_file(path)
     assert sum(value.numel() for value in state.values()) <= 2_000_000
     assert {value.dtype for key, value in state.items() if key != "pos_embed"} == {torch.float16}
@@ -146,7 +146,7 @@ def registry(tmp_path, monkeypatch):
         common = {"encoder": "mvp", "variant": "tiny", "licence": "MIT", "source": "a test", "status": "alive", "url": "http://x/y.pth"}
         path = tmp_path / "registry.yaml"
         path.write_text(yaml.safe_dump({name.replace("_", "-"): {**common, **entry} for name, entry in entries.items()}))
-        monkeypatch.setattr(weights_module, "REGISTRY", path)
+        monkeypatch.setattr(registry_module, "REGISTRY", path)
         return tmp_path / "fetched"
 
     return write
@@ -154,7 +154,7 @@ def registry(tmp_path, monkeypatch):
 
 def test_the_registry_is_well_formed():
     encoders = set(list_encoders())
-    for name, release in weights_module.releases().items():
+    for name, release in registry_module.releases().items():
         assert release.encoder in encoders and name.startswith(release.encoder), name
         assert release.status in ("alive", "dead", "private", "unverified"), name
         assert release.url or release.package or release.status == "private", name
@@ -212,7 +212,7 @@ def test_expected_missing_keys_keep_their_untrained_values(trained, registry):
 def test_registry_entries_with_typing_errors_are_refused(registry):
     registry(mvp_one={"megabyte": 3})
     with pytest.raises(UserError, match="megabytes"):
-        weights_module.releases()
+        registry_module.releases()
 
 
 def test_a_run_folder_gives_what_the_run_trained_or_used(trained, images, tmp_path):
@@ -221,7 +221,7 @@ def test_a_run_folder_gives_what_the_run_trained_or_used(trained, images, tmp_pa
     (run / "config.yaml").write_text("names: {encoder: mvp}\nweights: null\n")
     assert load_encoder("mvp", weights=str(run)).weights_sha256 == load_encoder("mvp").weights_sha256
     with pytest.raises(UserError, match="encoder is mvp, not r3m"):
-        weights_module.find_weights("r3m", "resnet18", str(run))
+        registry_module.find_weights("r3m", "resnet18", str(run))
     for step, encoder in ((900, Random(seed=5)), (1000, trained)):
         (run / "checkpoints" / str(step)).mkdir(parents=True)
         save_weights(encoder, run / "checkpoints" / str(step) / "encoder.safetensors", {})
