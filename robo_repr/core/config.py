@@ -139,6 +139,17 @@ def check(config: Any) -> None:
             raise UserError(f"{item.name}={value} is not possible. {item.name} ({item.metadata['help']}) must be {bound}.")
 
 
+def check_kind(path: str, default: Any, value: Any) -> None:
+    """Refuses a value of another kind than a part's default; where that is null, anything goes."""
+    kind = type(default)
+    if kind not in KINDS or (isinstance(value, str) and "${" in value):  # it stands for another key's value
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole if kind is int else whole or isinstance(value, float) if kind is float else isinstance(value, kind)):
+        shown = "null" if value is None else value
+        raise UserError(f"{path}={shown} is not possible: {path} is {KINDS[kind]}, such as {path}={default}.")
+
+
 def run_name(config: Any, overrides: list[str]) -> str:
     """Folder name of a run: task-encoder-agent-camera, and the tag or else every override that changes something else.
 
@@ -362,6 +373,8 @@ def _check_overrides(config_class: Any, parsed: list[Any]) -> None:
             if name not in settings:
                 raise _unknown_key(path, [f"{above}.{key}".lstrip(".") for key in settings if key != "_target_"])
             settings = settings[name]
+        if "." in path:  # the parts' keys; OmegaConf knows the types of the others
+            check_kind(path, settings, value)
         try:
             OmegaConf.update(copy.deepcopy(typed), path, value)
         except ValidationError as error:

@@ -2,7 +2,7 @@
 
 import torch
 
-from robo_repr.core.config import build, config_names, load_part
+from robo_repr.core.config import build, check_kind, config_names, load_part
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.encoders.base import PRECISIONS, Encoder
 
@@ -36,9 +36,10 @@ def load_encoder(
         UserError: an unknown name, variant or setting, or weights that cannot be used; the text says what to do.
     """
     node = load_part("encoder", name)
-    for key in settings:
+    for key, value in settings.items():
         if key not in node or key == "_target_":
             raise unknown(f"{name} setting", key, [key for key in node if key != "_target_"])
+        check_kind(key, node[key], value)
     return build_encoder({**node, **settings}, name, variant, weights, device, precision)
 
 

@@ -147,7 +147,7 @@ def find_weights(name: str, variant: str | None, weights: str | None) -> Source 
         for release in fitting:
             if path := at_hand(release):
                 return Source(path, release)
-        get = " ".join(how_to_get(release).rstrip(".") + "." for release in fitting[:2]) or "The registry lists none."
+        get = " ".join(how_to_get(release).rstrip(".") + "." for release in fitting[:1]) or "The registry lists none."
         have = sorted(file.stem.removeprefix(f"{name}_") for file in BUNDLED.glob(f"{name}_*.safetensors"))
         bundled = f" Bundled is variant={', '.join(have)}." if have else ""
         raise UserError(f"{what}: its weights are not on this machine. {get}{bundled} Pass {ways}.")
