@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         pictures = stack if self.spec.frames > 1 else stack.flatten(0, 1)
         learns = torch.is_grad_enabled() and self._learns
         with torch.set_grad_enabled(learns):
-            chunks = [pictures] if learns or self.mean.device.type != "cpu" else pictures.split(self._pictures_at_a_time())
+            chunks = pictures.tensor_split(1 if learns or self.mean.device.type != "cpu" else self._chunks(len(pictures)))
             # Where torch may use one thread alone, as in training loops that keep a thread per role, several chunks go to several cores.
             several = len(chunks) > 1 and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu")
             encoded = (encoding_threads(os.getpid()).map if several else map)(partial(self._encode, learns=learns), chunks)
@@ -205,9 +205,10 @@ class Encoder(nn.Module):
             pooled, tokens = self.encode(pixels)
         return Features(pooled.float(), None if tokens is None else tokens.float())
 
-    def _pictures_at_a_time(self) -> int:
+    def _chunks(self, pictures: int) -> int:
+        """In how many parts of about equal size a CPU encodes so many pictures."""
         height, width = self.spec.size
-        return max(1, PIXELS_AT_A_TIME // (height * width * self.spec.frames))
+        return -(-pictures // max(1, PIXELS_AT_A_TIME // (height * width * self.spec.frames)))
 
     def _canonical_spec(self) -> str:
         # A set's order differs between processes.
