@@ -65,7 +65,8 @@ policy), its penalty is chosen on {validation} others. Ball: with the robot's st
 
 Pictures per second, {threads} threads, {batch} uint8 pictures of 84 x 84 per call, resizing included; median of {calls} calls.
 `input` is what the network sees; `parameters` counts the text tower too where there is one. bfloat16 is
-`load_encoder(..., precision="bfloat16")`; it pays on processors with instructions for it.
+`load_encoder(..., precision="bfloat16")`; it pays for most large networks, on
+processors with instructions for it.
 
 {speeds}
 """
