@@ -80,7 +80,7 @@ class RLConfig:
     task: Any = key("reach", "what the robot must do", first=True)
     variant: str | None = key(None, "size of the encoder; null = the encoder's default")
     weights: str | None = key(None, "null = bundled or fetched; random = untrained; a registry name, file, run folder, hub id")
-    precision: str = key("float32", "of the encoder: bfloat16 is faster for most large ones where the hardware has it", options=("float32", "bfloat16"))
+    precision: str = key("float32", "of the encoder: bfloat16 is faster for most large ones", options=("float32", "bfloat16"))
     readout: str = key("grid4", "what the policy gets of the features", options=("grid4", "keypoints", "pooled", "tokens"))
     view_fusion: str = key("concatenate", "how several views become one feature", options=("concatenate", "mean"))
     encoder_mode: str = key("frozen", "which part of the encoder learns", options=("frozen",))

@@ -29,7 +29,7 @@ def load_encoder(
         weights: None for the bundled or fetched ones, ``"random"`` for untrained ones, a name of the registry, a file in the authors'
             layout or ours, a run folder, or owner/name of the Hugging Face hub.
         device: where it computes; pictures are moved there.
-        precision: ``"float32"``, or ``"bfloat16"``, which is faster for large networks where the hardware has it; docs/encoders.md says how much.
+        precision: ``"float32"``, or ``"bfloat16"``, which is faster for most large networks; docs/encoders.md says how much.
         settings: other keys of configs/encoder/<name>.yaml.
 
     Raises:
