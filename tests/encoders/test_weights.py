@@ -10,10 +10,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from robo_repr import list_encoders, load_encoder
+from robo_repr.core.download import digest_of
 from robo_repr.core.errors import UserError
 from robo_repr.encoders import registry as registry_module
 from robo_repr.encoders.mvp import MVP, Random
-from robo_repr.encoders.weights import file_sha256, save_weights
+from robo_repr.encoders.weights import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_our_file_comes_back_in_half_precision(trained, images, tmp_path):
     path = tmp_path / "mine.safetensors"
     save_weights(trained, path, {"trained_by": "a test"})
     loaded = load_encoder("mvp", weights=str(path))
-    assert loaded.trained_by == "a test" and loaded.weights_sha256 == file_sha256(path)
+    assert loaded.trained_by == "a test" and loaded.weights_sha256 == digest_of(path)
     assert torch.equal(loaded.net.pos_embed, trained.net.pos_embed)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded(images).pooled, trained(images).pooled, atol=0.02, rtol=0.02)
@@ -129,7 +130,7 @@ def test_the_bundled_file_is_small_half_precision_and_has_its_card():
     assert sum(value.numel() for value in state.values()) <= 2_000_000
     assert {value.dtype for key, value in state.items() if key != "pos_embed"} == {torch.float16}
     card = path.with_suffix(".md").read_text(encoding="utf-8")
-    assert file_sha256(path) in card and "not the paper's model" in card
+    assert digest_of(path) in card and "not the paper's model" in card
     assert "not the paper's weights" in MVP().trained_by
 
 
