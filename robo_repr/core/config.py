@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from robo_repr.core.errors import UserError, unknown
+from robo_repr.core.errors import UserError, check_range, unknown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CHECKED_JOBS = 500  # a sweep's jobs are checked before the first one starts, up to this many
@@ -132,11 +132,8 @@ def check(config: Any) -> None:
         value, low, options = getattr(config, item.name), item.metadata.get("low"), item.metadata.get("options")
         if options and value not in options:
             raise unknown(item.name, str(value), options)
-        if low is None or value is None:
-            continue
-        bound = f"at least {low}" if not value >= low else f"at most {item.metadata['high']}"  # NaN is not at least anything
-        if not low <= value <= item.metadata["high"]:
-            raise UserError(f"{item.name}={value} is not possible. {item.name} ({item.metadata['help']}) must be {bound}.")
+        if low is not None and value is not None:
+            check_range(item.name, value, low, item.metadata["high"], item.metadata["help"])
 
 
 def check_kind(path: str, default: Any, value: Any) -> None:
@@ -205,7 +202,7 @@ def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
         print(" ".join(str(error).split()), file=sys.stderr)
         if os.environ.get("ROBO_DEBUG") == "1":
             traceback.print_exc()
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 
