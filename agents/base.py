@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from robo_repr.core.errors import UserError
 from robo_repr.core.seeding import rng
 
 
@@ -68,13 +69,15 @@ class AgentPolicy:
         self._first = np.array(mask, dtype=bool)
 
 
-def load_policy(run_folder: str | Path, device: str = "cpu") -> AgentPolicy:
+def load_policy(run_folder: str | Path, device: str = "cpu") -> Policy:
     """The policy of a run's latest checkpoint, for any number of worlds that show the run's views.
 
     Raises:
-        UserError: the folder is no run or has no checkpoint yet.
+        UserError: the folder is no run or has no checkpoint yet, or the run's policy is the expert, which needs its worlds.
     """
     from agents.parts import load_run
 
-    parts, *_ = load_run(Path(run_folder), device)
-    return AgentPolicy(parts.agent)
+    parts, cfg, _ = load_run(Path(run_folder), device)
+    if cfg.names["agent"] == "expert":
+        raise UserError("The expert looks into the simulator, so it belongs to its worlds. Use agents.base.ExpertPolicy(env).")
+    return parts.agent.policy(parts.env.env)

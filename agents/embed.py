@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from robo_repr.core.errors import unknown
+from robo_repr.core.errors import Failure, unknown
 from robo_repr.core.seeding import rng
 from robo_repr.encoders.base import FUSIONS, Encoder, Features, fuse_views
 from robo_repr.encoders.readout import Readout
@@ -43,7 +43,7 @@ class EmbedEnv(VecEnv):
         self.readout = Readout(readout, encoder.spec, views, env.frame_stack).to(encoder.mean.device)
         self.while_waiting: Callable[[], None] = lambda: None
         self.seconds = {"encode": 0.0}
-        self._steps = 0
+        self.steps_taken = 0  # of all worlds since the run began, for messages
         self._pending: Future[Step] | None = None
         # torch counts threads per thread: the collector gets as many as the main one has.
         threads = torch.get_num_threads()
@@ -61,7 +61,7 @@ class EmbedEnv(VecEnv):
         """What a policy gets from the observation of a BatchEnv with these views, of any number of worlds.
 
         Raises:
-            RuntimeError: a value is NaN or infinite.
+            Failure: a value is NaN or infinite.
         """
         return self._finish(self._encode(obs), obs)
 
@@ -92,6 +92,7 @@ class EmbedEnv(VecEnv):
         return self.embed(self._begin())
 
     def step_async(self, actions: np.ndarray) -> None:
+        self._refuse_infinities("action", actions)
         self._pending = self._collector.submit(self._collect, actions)
 
     def step_wait(self) -> Step:
@@ -114,14 +115,14 @@ class EmbedEnv(VecEnv):
 
     def _begin(self) -> dict[str, torch.Tensor]:
         """Starts an episode in every world, each at another step of it: so later resets come one by one."""
-        self._steps = 0
+        self.steps_taken = 0
         obs, _ = self.env.reset(seed=self.env.seed)
         self.env.stagger()
         return {**obs, "state": obs["state"].clone(), "camera": obs["camera"].clone()}
 
     def _advance(self, actions: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor, dict]:
         """One step of all worlds: observation rows, first the N current ones, then the last ones of episodes that ended; and the rest."""
-        self._steps += 1
+        self.steps_taken += 1
         obs, reward, terminated, truncated, info = self.env.step(actions)
         ended = info["_final_obs"].nonzero()[:, 0]
         if len(ended):
@@ -173,9 +174,9 @@ class EmbedEnv(VecEnv):
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
             where = f"world {row}" if row < self.num_envs else "the last observation of an ended episode"
-            raise RuntimeError(
-                f"step {self._steps}: '{term}' of {where} is not finite ({value[row].reshape(-1)[:4]}...). Training on it would spread NaN "
-                "into every weight. Look for an unstable simulation, a reward without bounds, or broken encoder weights."
+            raise Failure(
+                f"step {self.steps_taken} of the worlds: '{term}' of {where} is not finite ({value[row].reshape(-1)[:4]}...). Training on "
+                "it would spread NaN into every weight. Look for an unstable simulation, a reward without bounds, or broken weights."
             )
 
     def get_attr(self, attr_name: str, indices=None) -> list[Any]:

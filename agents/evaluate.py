@@ -1,5 +1,6 @@
 """Success of a policy on fixed episodes, each run to its end."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,17 +13,22 @@ from robo_repr.core.stats import wilson
 WORLDS = 50  # at once; more would not be faster on a few cores
 
 
+class Interrupted(Exception):
+    """Ends an evaluation or a film that was asked to stop."""
+
+
 @dataclass
 class Evaluation:
-    """Results of episodes 0 .. n-1, arrays (n,): three notions of success as in `BatchEnv`, and the return."""
+    """Results of episodes 0 .. n-1, arrays (n,): three notions of success as in `BatchEnv`, the return, and whether MuJoCo gave it up."""
 
     success: np.ndarray
     success_end: np.ndarray
     success_ever: np.ndarray
     returns: np.ndarray
+    bad_physics: np.ndarray
 
     def summary(self) -> dict:
-        """Means, and the 95 % Wilson interval of the success."""
+        """Means, the 95 % Wilson interval of the success, and how many episodes MuJoCo gave up."""
         return {
             "success": float(self.success.mean()),
             "success_ci95": list(wilson(int(self.success.sum()), len(self.success))),
@@ -30,7 +36,12 @@ class Evaluation:
             "success_ever": float(self.success_ever.mean()),
             "return": float(self.returns.mean()),
             "episodes": len(self.success),
+            "bad_physics": int(self.bad_physics.sum()),
         }
+
+    def outcomes(self) -> dict:
+        """What each episode came to, by its id: enough to compare policies episode by episode."""
+        return {"episode_success": [int(success) for success in self.success], "episode_return": [round(float(r), 4) for r in self.returns]}
 
 
 def evaluation_env(episodes: int, **settings) -> "closing[BatchEnv]":
@@ -44,17 +55,26 @@ def evaluation_env(episodes: int, **settings) -> "closing[BatchEnv]":
     return closing(make_env(**settings, num_envs=-(-episodes // waves), episode_ids=list(range(episodes))))
 
 
-def evaluate(env: BatchEnv, policy: Policy, episodes: int) -> Evaluation:
-    """Runs the episodes 0 .. episodes-1 of an `evaluation_env`, all to the end."""
+def evaluate(env: BatchEnv, policy: Policy, episodes: int, stop: Callable[[], object] = lambda: False) -> Evaluation:
+    """Runs the episodes 0 .. episodes-1 of an `evaluation_env`, all to the end: the first ones that finish would be the short ones.
+
+    Args:
+        stop: asked before every step.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
     results: dict[int, tuple] = {}
     obs, _ = env.reset(seed=env.seed)
     policy.reset(np.ones(env.num_envs, dtype=bool))
     while len(results) < episodes:
+        if stop():
+            raise Interrupted
         ids = [episode[1] for episode in env.episodes]
         obs, _, terminated, truncated, info = env.step(policy.act(obs))
         done = (terminated | truncated).cpu().numpy()
         policy.reset(done)
-        outcome = [info[key].cpu().numpy() for key in ("success", "success_end", "success_ever", "episode_return")]
+        outcome = [info[key].cpu().numpy() for key in ("success", "success_end", "success_ever", "episode_return", "bad_physics")]
         for world in np.flatnonzero(done):
             # Worlds that are through with their episodes start over until the last one is done.
             results.setdefault(ids[world], tuple(column[world] for column in outcome))

@@ -1,5 +1,6 @@
 """Films of a policy: all views side by side, with what happens written above them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -7,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from agents.base import Policy
+from agents.evaluate import Interrupted
 from envs import BatchEnv
 
 SIZE = 256  # pixels per view
@@ -15,16 +17,20 @@ PAUSE = 10  # frames that an episode's last picture stays
 COLOURS = {"running": (210, 210, 210), "success": (96, 220, 120), "failure": (240, 110, 100)}
 
 
-def record_film(path: Path, env: BatchEnv, policy: Policy, title: str, views: list[str]) -> None:
+def record_film(
+    path: Path, env: BatchEnv, policy: Policy, title: str, views: list[str], stop: Callable[[], object] = lambda: False
+) -> None:
     """Films one episode of each world of `env`, one after the other, as H.264 in an mp4 file.
 
     Args:
         env: an `evaluation_env` of a few episodes; its own views are what the policy sees.
         title: who acts, such as ``"untrained"``.
         views: cameras to film, also ones that the policy does not see.
+        stop: asked before every step.
 
     Raises:
         UserError: nothing can be drawn here.
+        Interrupted: `stop` said so; no file is left.
     """
     frames: list[list[np.ndarray]] = [[] for _ in range(env.num_envs)]
     obs, _ = env.reset(seed=env.seed)
@@ -32,6 +38,8 @@ def record_film(path: Path, env: BatchEnv, policy: Policy, title: str, views: li
     pictures = env.render_at(SIZE, views=views)
     running = np.ones(env.num_envs, dtype=bool)
     while running.any():
+        if stop():
+            raise Interrupted
         obs, _, terminated, truncated, info = env.step(policy.act(obs))
         done = (terminated | truncated).cpu().numpy()
         policy.reset(done)
@@ -67,11 +75,15 @@ def _frame(pictures: np.ndarray, lines: list[str], names: list[str], colour: tup
 def _write(path: Path, frames: list[np.ndarray], fps: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
-    with av.open(str(unfinished), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    unfinished.rename(path)
+    try:
+        with av.open(str(unfinished), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        unfinished.rename(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -86,12 +86,13 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Parts, RLConfig, int]:
         cfg = RLConfig(**yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is no folder of a run_rl.py run ({error}). Give the folder that holds its config.yaml.") from error
-    checkpoint = RunDir(folder).latest_checkpoint()
-    if checkpoint is None:
+    run = RunDir(folder)
+    if run.latest_checkpoint() is None:
         raise UserError(f"{folder} has no checkpoint yet. Let the run reach its first one (checkpoint_every={cfg.checkpoint_every} steps).")
     parts = build_parts(cfg, device, training=False)
-    parts.agent.load_policy(checkpoint[1])
-    return parts, cfg, checkpoint[0]
+    step = run.load_checkpoint(parts.agent.load_policy)
+    assert step is not None
+    return parts, cfg, step
 
 
 def choose_device(device: str) -> str:

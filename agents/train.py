@@ -5,25 +5,28 @@ import resource
 import signal
 import sys
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from agents.base import AgentPolicy, ExpertPolicy, RandomPolicy
-from agents.evaluate import Evaluation, evaluate, evaluation_env
+from agents.base import ExpertPolicy, RandomPolicy
+from agents.evaluate import Evaluation, Interrupted, evaluate, evaluation_env
 from agents.film import record_film
 from agents.parts import Parts, build_parts, choose_device, env_settings, needs_pictures
 from agents.progress import TrainingProgress
 from envs.registry import check_views
 from robo_repr.core.checkpoint import load_state, save_state
 from robo_repr.core.config import RLConfig, run_name
-from robo_repr.core.errors import UserError
-from robo_repr.core.metrics import Metrics
-from robo_repr.core.report import print_next, print_run, read_evaluations
+from robo_repr.core.errors import Failure, UserError
+from robo_repr.core.metrics import Metrics, append_row
+from robo_repr.core.report import draw_curve, print_next, print_run, read_evaluations
 from robo_repr.core.run import RunDir, versions
 from robo_repr.core.signals import Signals
 
+REFERENCES = ("random", "expert")
 SHORT_EVALUATION = 25  # episodes of the evaluations while training
 SHORT_EVALUATIONS = 3  # how many of them, with eval_every=null
 FILM_EPISODES = 4
@@ -60,13 +63,16 @@ class Training:
     def __init__(self, cfg: RLConfig, run: RunDir, parts: Parts, signals: Signals, console: Console):
         self.cfg, self.run_dir, self.parts, self.signals, self.console = cfg, run, parts, signals, console
         self.agent = parts.agent
-        self.pictures = needs_pictures(parts.encoder)
+        self.agent_name = cfg.names["agent"]
+        self.goal = cfg.steps if self.agent.trains else 0
+        self.pictures = needs_pictures(parts.encoder) and self.agent.trains
         self.fingerprint = parts.encoder.fingerprint()
         quarter = -(-cfg.steps // (SHORT_EVALUATIONS + 1))
         self.eval_every = cfg.eval_every or -(-quarter // cfg.log_every) * cfg.log_every  # together with rows
-        self.last_boundary, self.resumed, self.last_row = 0, 0, {}
-        self.before = {"wall_s": 0.0}  # spent by the processes that this one resumes
-        self.evaluating, self.filming = 0.0, True
+        self.last_boundary, self.resumed = -1, 0
+        self.last_row: dict = {}
+        self.before: dict = {"wall_s": 0.0}  # spent by the processes that this one resumes
+        self.evaluating, self.saving, self.filming, self.warned = 0.0, 0.0, True, 0
         self.began = time.perf_counter()
 
     def run(self) -> int:
@@ -75,29 +81,50 @@ class Training:
             return 0
         self.console.out(f"writing to {self.run_dir.path}", highlight=False)
         board = self.run_dir.path / "tb" if self.cfg.logger == "tensorboard" else None
-        self.metrics = Metrics(self.run_dir.path / "metrics.jsonl", board)
-        self.evaluations = Metrics(self.run_dir.path / "evaluations.jsonl")
         status = "failed"
         result = None
-        try:
-            self._resume()
-            self._evaluate_references()
-            with TrainingProgress(self.console, self.cfg.steps, self.agent.env_steps) as self.progress:
-                self.agent.learn(self.cfg.steps, self.on_boundary)
-            status = "interrupted"
-            if not self.signals.caught:
-                result = self._finish()
-                status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
-        finally:
-            self.run_dir.write_json("summary.json", self._summary(status, result))
+        with self._machine():
+            self.metrics = Metrics(self.run_dir.path / "metrics.jsonl", board)
+            try:
+                self._resume()
+                self._evaluate_references()
+                with TrainingProgress(self.console, self.goal, self.agent.env_steps) as self.progress:
+                    self.agent.learn(self.goal, self.on_boundary)
+                status = "interrupted"
+                if not self.signals.caught:
+                    result = self._finish()
+                    status = "finished"
+            except (KeyboardInterrupt, Interrupted):
+                status = "interrupted"
+            except BaseException:
+                # Where the disk is full there may be no room for a summary, and the reason is worth more than a second error.
+                with suppress(OSError, UserError):
+                    self.run_dir.write_json("summary.json", self._summary(status, None))
+                with suppress(OSError):
+                    self.metrics.close()
+                raise
             self.metrics.close()
-            self.evaluations.close()
+            self.run_dir.write_json("summary.json", self._summary(status, result))
         if status == "finished":
             return 0
         self.console.out(f"interrupted at step {self.agent.env_steps}; the same command goes on from the last checkpoint", highlight=False)
         return 128 + (self.signals.caught or signal.SIGINT)
+
+    @contextmanager
+    def _machine(self) -> Iterator[None]:
+        """Says in one paragraph what the machine refused, and from where the run can go on."""
+        try:
+            with self.run_dir.writing():
+                yield
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            text = f"Out of memory ({' '.join(str(error).split()) or 'no details'}). Use fewer num_envs, a smaller image_size or buffer."
+            raise Failure(f"{text} {self._kept()}") from error
+        except Failure as error:
+            raise Failure(f"{error} {self._kept()}") from error
+
+    def _kept(self) -> str:
+        checkpoint = self.run_dir.latest_checkpoint()
+        return "There is no checkpoint yet." if checkpoint is None else f"The checkpoint of step {checkpoint[0]} is kept."
 
     def on_boundary(self) -> bool:
         """Between two steps: films, rows, evaluations and checkpoints that are due. Returns whether to go on."""
@@ -105,15 +132,16 @@ class Training:
         self.progress.update(step, self.agent.recent_episodes(), self._seconds())
         if step > before:  # else the run was resumed here, and all of this is done
             self.last_boundary = step
-            finished = step >= self.cfg.steps
+            finished = step >= self.goal
 
             def due(every: int) -> bool:
-                return step // every > before // every
+                return step // every > max(before, 0) // every
 
-            if before == 0:
+            if before < 0 and self.agent.trains:
                 self._film("untrained")
             elif before < self.cfg.steps / 2 <= step:
                 self._film("middle")
+            self._tell_warnings()
             row = {**self.agent.losses(), **self.agent.recent_episodes()}
             if due(self.cfg.log_every):
                 self.agent.forget_losses()
@@ -127,49 +155,50 @@ class Training:
 
     def _is_done(self) -> bool:
         summary = self.run_dir.summary()
-        return self.run_dir.finished and summary["env_steps"] >= self.cfg.steps and summary["episodes"] == self.cfg.eval_episodes
+        return self.run_dir.finished and summary["env_steps"] >= self.goal and summary["episodes"] == self.cfg.eval_episodes
 
     def _resume(self) -> None:
-        """Goes to the last checkpoint; rows written after it will be written again."""
-        checkpoint = self.run_dir.latest_checkpoint()
-        if checkpoint is None:
+        """Goes to the last whole checkpoint; rows written after it will be written again."""
+
+        def load(folder: Path) -> None:
+            self.agent.load(folder)
+            self.before = load_state(folder, "run")
+
+        step = self.run_dir.load_checkpoint(load)
+        if step is None:
             self.metrics.keep_until(-1)
             return
-        step, folder = checkpoint
-        self.agent.load(folder)
-        self.before = load_state(folder, "run")
         self.last_boundary, self.resumed, self.last_row = step, self.before.pop("resumed") + 1, self.before.pop("last_row")
         # The run's last row is written after its last checkpoint.
-        self.metrics.keep_until(step - 1 if step >= self.cfg.steps else step)
+        self.metrics.keep_until(step - 1 if step >= self.goal else step)
         self.console.out(f"resumed at step {step}", highlight=False)
 
     def _save(self, step: int) -> None:
+        began = time.perf_counter()
+        self.metrics.sync()
         with self.run_dir.new_checkpoint(step) as folder:
             self.agent.save(folder)
             state = {"resumed": self.resumed, "last_row": self.last_row, "wall_s": self._wall_s(), **self._seconds()}
             save_state(folder, "run", state)
+        self.saving += time.perf_counter() - began
 
     def _evaluate_references(self) -> None:
         """The random policy and the expert on the final evaluation's episodes, once per run. They need no pictures."""
         cfg = self.cfg
-        known = {(row["policy"], row["camera"], row["episodes"]) for row in read_evaluations(self.run_dir.path)}
-        for name in ("random", "expert"):
-            if (name, cfg.eval_camera, cfg.eval_episodes) in known:
+        for name in REFERENCES:
+            if name == self.agent_name or self._noted(name):
                 continue
             began = time.perf_counter()
             with evaluation_env(cfg.eval_episodes, **env_settings(cfg, cfg.eval_camera, False)) as env:
                 policy = RandomPolicy(env.task.action_dim, cfg.seed) if name == "random" else ExpertPolicy(env)
-                self._note_evaluation(name, evaluate(env, policy, cfg.eval_episodes))
+                self._note_evaluation(name, evaluate(env, policy, cfg.eval_episodes, self._stops))
             self.evaluating += time.perf_counter() - began
 
-    def _evaluate(self, episodes: int) -> Evaluation:
-        began = time.perf_counter()
-        with evaluation_env(episodes, **env_settings(self.cfg, self.cfg.eval_camera, self.pictures)) as env:
-            result = evaluate(env, AgentPolicy(self.agent), episodes)
-        self.evaluating += time.perf_counter() - began
-        return result
+    def _stops(self) -> bool:
+        return self.signals.caught is not None
 
     def _evaluate_shortly(self) -> Evaluation:
+        """A few episodes; a signal waits, because the row and the checkpoint of this boundary need them."""
         result = self._evaluate(min(SHORT_EVALUATION, self.cfg.eval_episodes))
         success, mean_return = result.success.mean(), result.returns.mean()
         self.progress.say(f"step {self.agent.env_steps}: success {success:.0%} of {len(result.success)} episodes, return {mean_return:.1f}")
@@ -177,23 +206,52 @@ class Training:
 
     def _finish(self) -> Evaluation:
         self.console.out(f"evaluating on {self.cfg.eval_episodes} episodes", highlight=False)
-        result = self._evaluate(self.cfg.eval_episodes)
-        self._note_evaluation("trained", result)
-        self._film("trained")
+        name = self.agent_name if self.agent_name in REFERENCES else "trained"
+        result = self._evaluate(self.cfg.eval_episodes, self._stops)
+        if not self._noted(name):
+            self._note_evaluation(name, result)
+        self._film(name, self._stops)
         self._write_row(self.last_row, result)
+        self.metrics.sync()
+        draw_curve(self.run_dir.path)
         return result
+
+    def _evaluate(self, episodes: int, stop: Callable[[], object] = lambda: False) -> Evaluation:
+        began = time.perf_counter()
+        with evaluation_env(episodes, **env_settings(self.cfg, self.cfg.eval_camera, self.pictures)) as env:
+            result = evaluate(env, self.agent.policy(env), episodes, stop)
+        self.evaluating += time.perf_counter() - began
+        return result
+
+    def _noted(self, policy: str) -> bool:
+        """Whether evaluations.jsonl has this evaluation already, as after a kill just behind it."""
+        cfg, steps = self.cfg, self.agent.env_steps if policy == "trained" else None
+        return any(
+            (row["policy"], row["camera"], row["episodes"]) == (policy, cfg.eval_camera, cfg.eval_episodes)
+            and steps in (None, row["env_steps"])
+            for row in read_evaluations(self.run_dir.path)
+        )
 
     def _note_evaluation(self, policy: str, result: Evaluation) -> None:
         row = {"policy": policy, "env_steps": self.agent.env_steps, "camera": self.cfg.eval_camera, "appearance": self.cfg.appearance}
-        self.evaluations.write({**row, **result.summary()})
+        append_row(self.run_dir.path / "evaluations.jsonl", {**row, **result.summary(), **result.outcomes()})
+
+    def _tell_warnings(self) -> None:
+        """Says that MuJoCo gave episodes up, each time that there are more."""
+        warnings = self.parts.env.env.warnings
+        if (count := sum(warnings.values())) > self.warned:
+            self.warned = count
+            kinds = ", ".join(f"{kind} {number}" for kind, number in warnings.items() if number)
+            self.progress.say(f"step {self.agent.env_steps}: MuJoCo warned, and {count} episodes so far ended as failures ({kinds})")
 
     def _write_row(self, training: dict, result: Evaluation | None) -> None:
         row = {"env_steps": self.agent.env_steps, "updates": self.agent.updates, "wall_s": round(self._wall_s(), 3), **training}
+        row["train/bad_physics"] = sum(self.parts.env.env.warnings.values())
         if result is not None:
             row |= {"eval/success": result.success.mean(), "eval/return": result.returns.mean(), "eval/episodes": len(result.success)}
         self.metrics.write({**row, **{f"time/{name}": round(value, 3) for name, value in self._seconds().items()}})
 
-    def _film(self, name: str) -> None:
+    def _film(self, name: str, stop: Callable[[], object] = lambda: False) -> None:
         """Writes videos/<name>.mp4; where nothing can be drawn, a policy that needs no pictures goes without."""
         if not self.filming:
             return
@@ -203,7 +261,9 @@ class Training:
         try:
             with evaluation_env(FILM_EPISODES, **env_settings(self.cfg, self.cfg.eval_camera, self.pictures)) as env:
                 path = self.run_dir.path / "videos" / f"{name}.mp4"
-                record_film(path, env, AgentPolicy(self.agent), f"{self.cfg.task}, {name}", views)
+                record_film(path, env, self.agent.policy(env), f"{self.cfg.task}, {name}", views, stop)
+        except Failure:
+            raise
         except UserError as error:
             if self.pictures:
                 raise
@@ -217,19 +277,23 @@ class Training:
     def _seconds(self) -> dict[str, float]:
         """Seconds of all the run's processes by what they were spent on; collecting and updating overlap."""
         env, agent = self.parts.env, self.agent
-        now = {**env.env.seconds, **env.seconds, **agent.seconds, "evaluate": self.evaluating}
-        return {name: now[name] + self.before.get(name, 0.0) for name in ("reset", "physics", "render", "encode", "update", "evaluate")}
+        spent = {"evaluate": self.evaluating, "checkpoint": self.saving, "log": self.metrics.seconds}
+        now = {**env.env.seconds, **env.seconds, **agent.seconds, **spent}
+        names = ("reset", "physics", "render", "encode", "update", "evaluate", "checkpoint", "log")
+        return {name: now[name] + self.before.get(name, 0.0) for name in names}
 
     def _summary(self, status: str, result: Evaluation | None) -> dict:
         cfg, encoder = self.cfg, self.parts.encoder
-        nothing = {"success": None, "success_ci95": None, "success_end": None, "success_ever": None, "return": None, "episodes": 0}
+        none = {**dict.fromkeys(("success", "success_ci95", "success_end", "success_ever", "return")), "episodes": 0, "bad_physics": 0}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
         return {
             "command": cfg.command,
             "status": status,
-            **(nothing if result is None else result.summary()),
+            "agent": self.agent_name,
+            **(none if result is None else result.summary()),
             "env_steps": self.agent.env_steps,
             "updates": self.agent.updates,
+            "warnings": {kind: number for kind, number in self.parts.env.env.warnings.items() if number},
             "resumed": self.resumed,
             "wall_s": round(self._wall_s(), 3),
             "seconds": {name: round(value, 3) for name, value in self._seconds().items()},

@@ -11,13 +11,20 @@ from robo_repr.core.errors import UserError
 FORMAT = 1
 
 
-def save_state(folder: Path, name: str, state: dict) -> None:
+class DamagedCheckpoint(UserError):
+    """A checkpoint's file is missing, or is not what was written. An older checkpoint may be whole."""
+
+
+def save_state(folder: Path, name: str, state: dict) -> str:
     """Writes ``<name>.safetensors`` and ``<name>.json``, each beside and then renamed.
 
     Args:
         folder: exists.
         name: of the two files.
         state: nested dicts (string keys), lists and tuples of torch tensors, numpy arrays, numbers, strings, booleans and None.
+
+    Returns:
+        The checksum of both files, for `load_state`.
 
     Raises:
         TypeError: a leaf of another type, with its place.
@@ -51,36 +58,36 @@ def save_state(folder: Path, name: str, state: dict) -> None:
     structure = plain(state, name)
     data = save(arrays)
     _write(folder / f"{name}.safetensors", data)
-    text = json.dumps({"format": FORMAT, "sha256": _digest(structure, data), "state": structure})
-    _write(folder / f"{name}.json", text.encode())
+    digest = _digest(FORMAT, structure, data)
+    _write(folder / f"{name}.json", json.dumps({"format": FORMAT, "sha256": digest, "state": structure}).encode())
+    sync_folder(folder)
+    return digest
 
 
-def load_state(folder: Path, name: str) -> dict:
+def load_state(folder: Path, name: str, sha256: str | None = None) -> dict:
     """The state that `save_state` wrote, arrays as arrays and tensors as CPU tensors.
 
+    Args:
+        sha256: the checksum that `save_state` returned, where another file keeps it.
+
     Raises:
-        UserError: a file is missing or damaged, or of a newer format.
+        DamagedCheckpoint: a file is missing or damaged, or is another one than the checksum says.
+        UserError: of a newer format.
     """
     from safetensors.torch import load
 
     try:
         data = (folder / f"{name}.safetensors").read_bytes()
         saved = json.loads((folder / f"{name}.json").read_bytes())
-        whole = _digest(saved["state"], data) == saved["sha256"]
+        whole = _digest(saved["format"], saved["state"], data) == saved["sha256"] == (sha256 or saved["sha256"])
         if whole and saved["format"] > FORMAT:
             raise UserError(f"{folder / name} was written by a newer version (format {saved['format']}, this one reads {FORMAT}). Update.")
         arrays = load(data) if whole else {}
         structure = saved["state"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"The checkpoint {folder / name} cannot be read ({type(error).__name__}: {error}). Delete that folder to go on from the "
-            "checkpoint before it, or start over with fresh=true."
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{folder / name} of a checkpoint cannot be read ({type(error).__name__}: {error}).") from error
     if not whole:
-        raise UserError(
-            f"The checkpoint {folder / name} is damaged: it does not have the checksum it was written with. Delete that folder "
-            "to go on from the checkpoint before it, or start over with fresh=true."
-        )
+        raise DamagedCheckpoint(f"{folder / name} of a checkpoint is damaged: it does not have the checksum it was written with.")
 
     def full(value: Any) -> Any:
         if isinstance(value, list):
@@ -97,11 +104,20 @@ def load_state(folder: Path, name: str) -> dict:
     return full(structure)
 
 
-def _digest(structure: Any, data: bytes) -> str:
+def _digest(version: int, structure: Any, data: bytes) -> str:
     """One checksum for both files."""
-    digest = hashlib.sha256(json.dumps(structure).encode())
+    digest = hashlib.sha256(json.dumps([version, structure]).encode())
     digest.update(data)
     return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
+import math
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from robo_repr.core.errors import UserError, check_range, unknown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CHECKED_JOBS = 500  # a sweep's jobs are checked before the first one starts, up to this many
+MOST_JOBS = 10_000  # Hydra keeps a list of all jobs, which a range with too many zeros would make as large as the memory
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 # They say where and how long, not what is learned: they never enter the name of a run.
 NOT_IN_NAME = ("task", "encoder", "agent", "camera", "seed", "steps", "eval_episodes", "logger", "device", "tag", "run_dir", "fresh")
@@ -46,10 +48,25 @@ def load_part(group: str, name: str) -> dict:
 
 
 def build(node: dict, **extra: Any) -> Any:
-    """Calls the class that ``_target_`` names with the node's other keys and `extra`."""
+    """Calls the class that ``_target_`` names with the node's other keys and `extra`.
+
+    Raises:
+        UserError: no YAML under configs/ names that class. A run folder from elsewhere shall not choose what is called.
+    """
     keywords = {**node, **extra}
-    module, name = keywords.pop("_target_").rsplit(".", 1)
+    target = keywords.pop("_target_", None)
+    if target not in _targets():
+        raise UserError(
+            f"_target_={target} is no part of this repository: no YAML file under {CONFIGS} names it. Leave _target_ as it was."
+        )
+    module, name = target.rsplit(".", 1)
     return getattr(import_module(module), name)(**keywords)
+
+
+def _targets() -> set[str]:
+    """The classes that the parts' YAML files name."""
+    texts = (path.read_text(encoding="utf-8") for path in CONFIGS.glob("*/*.yaml"))
+    return {target for text in texts for target in re.findall(r"^_target_: *(\S+)", text, re.MULTILINE)}
 
 
 def key(
@@ -97,9 +114,9 @@ class RLConfig:
     frame_stack: int | None = key(None, "pictures per view that the policy sees; null = as many as the encoder takes", low=1)
     steps: int = key(60000, "environment steps to train for", first=True, low=1)
     num_envs: int = key(16, "worlds that are stepped together", low=1)
-    updates_per_step: float = key(0.25, "gradient updates per environment step", low=0)
+    updates_per_step: float | None = key(None, "gradient updates per environment step of agent=sac; null = 0.25", low=0, high=1000)
     eval_every: int | None = key(None, "environment steps between evaluations; null = three spread over the training", low=1)
-    eval_episodes: int = key(100, "episodes of the final evaluation", low=1)
+    eval_episodes: int = key(100, "episodes of the final evaluation", low=1, high=10**6)
     log_every: int = key(800, "environment steps between rows of metrics.jsonl", low=1)
     checkpoint_every: int = key(5000, "environment steps between checkpoints", low=1)
     save_replay: bool = key(True, "keeps the replay in checkpoints: without it a resumed run is not exact")
@@ -137,14 +154,29 @@ def check(config: Any) -> None:
 
 
 def check_kind(path: str, default: Any, value: Any) -> None:
-    """Refuses a value of another kind than a part's default; where that is null, anything goes."""
+    """Refuses a value of another kind than a part's default, and in a list an element of another kind than the default's first one.
+
+    Where the default is null, anything goes.
+    """
     kind = type(default)
-    if kind not in KINDS or (isinstance(value, str) and "${" in value):  # it stands for another key's value
+    if isinstance(value, str) and "${" in value:  # it stands for another key's value
+        return
+    if kind is list:
+        if not isinstance(value, list):
+            raise UserError(f"{path}={_shortly(value)} is not possible: {path} is a list, such as {path}={_shortly(default)}.")
+        for index, element in enumerate(value):
+            check_kind(f"{path}[{index}]", default[0], element)
+    if kind not in KINDS:
         return
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole if kind is int else whole or isinstance(value, float) if kind is float else isinstance(value, kind)):
-        shown = "null" if value is None else value
-        raise UserError(f"{path}={shown} is not possible: {path} is {KINDS[kind]}, such as {path}={default}.")
+        raise UserError(f"{path}={_shortly(value)} is not possible: {path} is {KINDS[kind]}, such as {path}={default}.")
+
+
+def _shortly(value: Any) -> str:
+    """A value as it is typed, as far as that is short."""
+    text = "null" if value is None else str(value).replace(", ", ",") if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def run_name(config: Any, overrides: list[str]) -> str:
@@ -161,7 +193,9 @@ def run_name(config: Any, overrides: list[str]) -> str:
         if path not in NOT_IN_NAME and (value := _inside(now, path)) != _inside(before, path):
             changed.append(f"{path}_{_folder_text(value)}")
     name = "-".join(part for part in (what, config.tag or "-".join(changed)) if part)
-    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    # In bytes, because file systems count those: a name may be 255 long.
+    text = name.encode()
+    return name if len(text) <= 120 else f"{text[:100].decode(errors='ignore')}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
 def _folder_text(value: Any) -> str:
@@ -242,7 +276,11 @@ def _sweep(config_class: type, run: Callable[[Any, list[str]], int], overrides: 
         raise UserError("run_dir= names one folder and cannot be combined with -m. Leave it out: every job gets its own folder in runs/.")
     _check_jobs(config_class, parsed)
 
+    started = False
+
     def job(node: Any) -> None:
+        nonlocal started
+        started = True
         words = list(HydraConfig.get().overrides.task)
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(words)}", flush=True)
         code = run(_to_config(config_class, node, _parse(words)), words)
@@ -256,6 +294,12 @@ def _sweep(config_class: type, run: Callable[[Any, list[str]], int], overrides: 
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_class.command)(job)()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    except OSError as error:
+        if started:  # a job's own
+            raise
+        raise UserError(
+            f"The sweep's folder cannot be made ({error}). Start the command where you may write, or name a folder: hydra.sweep.dir=FOLDER."
+        ) from error
     finally:
         sys.argv = before
     return 0
@@ -265,15 +309,18 @@ def _check_jobs(config_class: type, parsed: list[Any]) -> None:
     """Composes every job of a sweep, so that a mistake in the last one does not show after hours."""
     from hydra.core.override_parser.types import Glob
 
-    ours = [override for override in parsed if not override.key_or_group.startswith(("hydra.", "hydra/"))]
-    if any(override.is_interval_sweep() or isinstance(override.value(), Glob) for override in ours):
-        return  # only the sweeper can expand these
-    choices = [
-        [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.input_line]
-        for override in ours
-    ]
+    choices, expandable = [], True
+    for override in parsed:
+        if override.is_interval_sweep() or isinstance(override.value(), Glob):
+            expandable = False  # but by the sweeper itself
+        else:
+            values = _values(override)
+            if not override.key_or_group.startswith(("hydra.", "hydra/")):
+                choices.append(values)
+    if math.prod(map(len, choices)) > MOST_JOBS:
+        raise UserError(f"This sweep has more than {MOST_JOBS} jobs. Give fewer values.")
+    if not expandable:
+        return
     folders: dict[tuple[str, int], str] = {}
     for job in itertools.islice(itertools.product(*choices), CHECKED_JOBS):
         config, words = compose(config_class, list(job))
@@ -284,6 +331,19 @@ def _check_jobs(config_class: type, parsed: list[Any]) -> None:
                 f"'{' '.join(words)}'. Name the difference in the tag, for example 'tag=steps${{steps}}'."
             )
         folders[folder] = " ".join(words)
+
+
+def _values(override: Any) -> list[str]:
+    """The words ``key=value`` of a sweep over one key, at most one more than a sweep may have; of another override its own word."""
+    from hydra.errors import HydraException
+
+    if not override.is_sweep_override():
+        return [override.input_line]
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    except (HydraException, ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"{override.input_line} gives no values ({error}). Write them out, such as seed=0,1,2.") from error
+    return [f"{override.key_or_group}={value}" for value in values]
 
 
 def _split(arguments: list[str]) -> tuple[set[str], list[str]]:
@@ -313,6 +373,8 @@ def _parse(overrides: list[str]) -> list[Any]:
     parser, parsed = OverridesParser.create(), {}
     for text in overrides:
         name, equals, value = text.partition("=")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{text!r} has bytes that are no UTF-8, which the run's files could not hold. Rename what it stands for.")
         if text.startswith(("+", "~")):
             raise UserError(f"'{text}' adds or removes a key. Settings are written key=value, with the keys that --help lists.")
         if not equals or not name.strip():
@@ -323,10 +385,10 @@ def _parse(overrides: list[str]) -> list[Any]:
             raise UserError(f"'{text}' gives no value. Write {name}=VALUE, or leave {name} out for its default.")
         try:
             override = parser.parse_override(text)
-        except HydraException as error:
+        except (HydraException, ValueError, RecursionError) as error:  # the latter two: endless digits and brackets
             raise UserError(
-                f"'{text}' cannot be read. Quote a value that holds spaces, commas, brackets, quotes or '=' twice, once for the shell and "
-                f"once for the command: '{name}=\"some value\"'; lists are written '{name}=[a,b]'."
+                f"'{_shortly(text)}' cannot be read. Quote a value that holds spaces, commas, brackets, quotes or '=' twice, once for the "
+                f"shell and once for the command: '{name}=\"some value\"'; lists are written '{name}=[a,b]'."
             ) from error
         # Hydra refuses a group that is named twice; here the later one counts, so that make run ARGS="encoder=random" works.
         parsed.pop(override.key_or_group, None)
@@ -355,6 +417,7 @@ def _defaults(config_class: Any, names: dict[str, str]) -> dict[str, Any]:
 def _check_overrides(config_class: Any, parsed: list[Any]) -> None:
     """Refuses what Hydra would refuse in its own words: parts and keys that do not exist, and values of another type."""
     from omegaconf import OmegaConf, ValidationError
+    from omegaconf.errors import OmegaConfBaseException
 
     known = _defaults(config_class, _names(config_class, parsed))
     typed = OmegaConf.merge(OmegaConf.structured(config_class), known)
@@ -367,7 +430,7 @@ def _check_overrides(config_class: Any, parsed: list[Any]) -> None:
             above = ".".join(path.split(".")[:depth])
             if not isinstance(settings, dict):
                 raise UserError(f"{path}: {above} is one value and has no key '{name}'. Write {above}=VALUE.")
-            if name not in settings:
+            if name not in settings or name == "_target_":
                 raise _unknown_key(path, [f"{above}.{key}".lstrip(".") for key in settings if key != "_target_"])
             settings = settings[name]
         if "." in path:  # the parts' keys; OmegaConf knows the types of the others
@@ -382,6 +445,8 @@ def _check_overrides(config_class: Any, parsed: list[Any]) -> None:
                 hint = f"To run once for each value, write {path}={','.join(map(str, value))} and add -m."
             kind = _kind(config_class, path) or "of another type"
             raise UserError(f"{override.input_line} is not possible: {path} is {kind}. {hint}") from error
+        except OmegaConfBaseException as error:
+            raise _not_usable(override.input_line, error) from error
 
 
 def _kind(config_class: Any, name: str) -> str | None:
@@ -397,8 +462,11 @@ def _to_config(config_class: Any, node: Any, parsed: list[Any]) -> Any:
     from omegaconf import OmegaConf
 
     with _hydra_errors():
-        values: Any = OmegaConf.to_container(node, resolve=True)
+        values: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # missing: ???
     config = config_class(**values, names=_names(config_class, parsed))
+    for group in config_class.groups:
+        for key, default in load_part(group, config.names[group]).items() if group != "budget" else ():
+            check_kind(f"{group}.{key}", default, getattr(config, group)[key])  # again, now that references stand for their values
     config.validate()
     return config
 
@@ -413,11 +481,14 @@ def _hydra_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         name = getattr(error, "full_key", None)
-        text = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"{f'{name} cannot be set' if name else 'The settings cannot be used'}: {text}. Write key=value; ${{other}} stands for the "
-            "value of another key, and --help lists the keys."
-        ) from error
+        raise _not_usable(name or "The settings", error) from error
+
+
+def _not_usable(what: str, error: Exception) -> UserError:
+    text = (str(error).splitlines() or [""])[0].rstrip(".")
+    return UserError(
+        f"{what} cannot be used: {text}. Write key=value; ${{other}} stands for the value of another key, and --help lists the keys."
+    )
 
 
 def _schema(config_class: Any) -> Any:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from robo_repr.core.errors import UserError
+from robo_repr.core.checkpoint import DamagedCheckpoint, sync_folder
+from robo_repr.core.errors import Failure, UserError
 
 KEPT_CHECKPOINTS = 3
 # Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned. A budget is only the numbers
@@ -62,9 +63,9 @@ class RunDir:
                 (path / "checkpoints").mkdir(exist_ok=True)
                 for unfinished in (path / "checkpoints").glob(".tmp-*"):
                     shutil.rmtree(unfinished)
-            run._write_text("config.yaml", yaml.safe_dump(config, sort_keys=False))
-            run._write_text("overrides.txt", "".join(f"{override}\n" for override in overrides))
-            run.write_json("versions.json", versions())
+                _write_beside(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+                _write_beside(path / "overrides.txt", "".join(f"{override}\n" for override in overrides))
+                _write_beside(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         except BaseException:
             run.close()
             raise
@@ -96,18 +97,50 @@ class RunDir:
 
     def write_json(self, name: str, value: dict) -> None:
         """Writes a JSON file beside and renames it."""
-        self._write_text(name, json.dumps(value, indent=2) + "\n")
+        with self.writing():
+            _write_beside(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """The newest whole checkpoint: (step, folder)."""
         checkpoints = self._checkpoints()
         return checkpoints[-1] if checkpoints else None
 
+    def load_checkpoint(self, load: Callable[[Path], None]) -> int | None:
+        """Loads the newest checkpoint, or the one before it where it is damaged, and so on.
+
+        Args:
+            load: gets a checkpoint's folder; it must be able to load another one after it has refused a damaged one.
+
+        Returns:
+            The step of the checkpoint that was loaded; None when there is none.
+
+        Raises:
+            UserError: all of them are damaged.
+        """
+        damaged: dict[Path, str] = {}
+        for step, folder in reversed(self._checkpoints()):
+            try:
+                load(folder)
+            except DamagedCheckpoint as error:
+                damaged[folder] = str(error)
+                continue
+            for broken, why in damaged.items():
+                print(f"checkpoint {broken.name} is not used: {why} Going on with checkpoint {step}.", file=sys.stderr)
+                if self._lock is not None:  # only who may write moves it aside, so that its step can be reached again
+                    broken.rename(_free(broken.with_name(f"damaged-{broken.name}")))
+            return step
+        if damaged:
+            raise UserError(
+                f"No checkpoint of {self.path} is whole. {' '.join(damaged.values())} They stay as they are; fresh=true moves the run "
+                "aside and starts over."
+            )
+        return None
+
     @contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:
         """A folder to write into, which becomes ``checkpoints/<step>`` when the block ends well; the last three are kept."""
-        folder = self.path / "checkpoints" / f".tmp-{step}"
-        with _writing(self.path):
+        folder, final = (self.path / "checkpoints" / name for name in (f".tmp-{step}", str(step)))
+        with self.writing():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             try:
@@ -115,12 +148,18 @@ class RunDir:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            final = self.path / "checkpoints" / str(step)
             if final.exists():
-                shutil.rmtree(final)
+                self._remove(final)
             folder.rename(final)
-            for _, old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-                shutil.rmtree(old, ignore_errors=True)
+            sync_folder(final.parent)
+            for _, outdated in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+                self._remove(outdated)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns what the system refuses in the middle of the run into a `Failure`: a full disk, a folder that became read-only."""
+        with _writing(self.path, Failure):
+            yield
 
     def close(self) -> None:
         """Releases the lock."""
@@ -133,11 +172,15 @@ class RunDir:
         folders = (self.path / "checkpoints").glob("[0-9]*")
         return sorted((int(folder.name), folder) for folder in folders if folder.name.isdecimal())
 
+    def _remove(self, checkpoint: Path) -> None:
+        """Deletes a checkpoint; renamed first, so that no kill leaves half of one under a step's name."""
+        emptied = checkpoint.with_name(".tmp-old")
+        checkpoint.rename(emptied)
+        shutil.rmtree(emptied)
+
     def _move_aside(self) -> None:
         """Renames the folder to the first free ``<name>.old-<n>`` and starts an empty one."""
-        n = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{n}")).exists():
-            n += 1
+        aside = _free(self.path.with_name(f"{self.path.name}.old"))
         self.close()
         self.path.rename(aside)
         self.path.mkdir()
@@ -150,6 +193,11 @@ class RunDir:
             before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
             return
+        except (ValueError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{self.path / 'config.yaml'} cannot be read ({' '.join(str(error).split())}), so nobody can say whether this run's "
+                "settings are the same. Mend it, or use fresh=true to move the old run aside."
+            ) from error
         old, new = _flat(before), _flat(config)
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in MAY_CHANGE]
         if changed:
@@ -158,12 +206,6 @@ class RunDir:
                 f"{self.path} holds a run with other settings ({listed}). Use the same ones to resume it, tag=NAME for a run beside it, or "
                 "fresh=true to move the old one aside."
             )
-
-    def _write_text(self, name: str, text: str) -> None:
-        beside = self.path / f"{name}.tmp"
-        with _writing(self.path):
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, self.path / name)
 
 
 def versions() -> dict[str, str]:
@@ -185,16 +227,34 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path, kind: type[UserError] = UserError) -> Iterator[None]:
     """Explains what the system refuses: a folder without permission, a full disk."""
     try:
         yield
     except OSError as error:
         where = f" at {error.filename}" if error.filename and str(error.filename) != str(path) else ""
-        raise UserError(
+        raise kind(
             f"The run folder {path} cannot be written ({error.strerror or error}{where}). Make it writable, free space, or choose "
             "run_dir=FOLDER."
         ) from error
+
+
+def _write_beside(path: Path, text: str) -> None:
+    """Writes a text file beside and renames it."""
+    beside = path.with_name(f"{path.name}.tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _free(path: Path) -> Path:
+    """The first of <path>-1, <path>-2, ... that does not exist."""
+    n = 1
+    while (free := path.with_name(f"{path.name}-{n}")).exists():
+        n += 1
+    return free
 
 
 def _take_lock(path: Path) -> int:

@@ -6,7 +6,7 @@ from point_env import PointEnv
 
 from agents import EmbedEnv
 from robo_repr import load_encoder
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import Failure, UserError
 from robo_repr.encoders.base import Features
 
 
@@ -98,7 +98,7 @@ def test_the_encoder_is_called_once_per_step(build, monkeypatch):
 def test_a_nan_is_refused_with_step_world_and_term(build):
     env = build(poison=10)
     env.reset()
-    with pytest.raises(RuntimeError, match=r"step 6: 'reward' of world 1 is not finite"):
+    with pytest.raises(Failure, match=r"step 6 of the worlds: 'reward' of world 1 is not finite"):
         for _ in range(10):
             env.step(np.zeros((4, 2), dtype=np.float32))
 
@@ -106,7 +106,7 @@ def test_a_nan_is_refused_with_step_world_and_term(build):
 def test_infinite_features_are_refused(build):
     env = build()
     env.readout.centre.fill_(float("nan"))
-    with pytest.raises(RuntimeError, match="'features' of world 0"):
+    with pytest.raises(Failure, match="'features' of world 0"):
         env.reset()
 
 

@@ -1,3 +1,4 @@
+import errno
 import importlib.util
 import json
 import os
@@ -8,20 +9,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from agents import evaluate as evaluation
 from agents import load_policy, train
-from envs import make_env
+from envs import BatchEnv, make_env
 from envs.registry import DEFAULT_VIEWS
+from envs.sim import ThreadsSim
 from robo_repr.core.checkpoint import load_state
 from robo_repr.core.config import RLConfig, load_part
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import Metrics, read_metrics
+from robo_repr.core.run import RunDir
 
 SMALL = {"num_envs": 4, "horizon": 12, "steps": 240, "eval_episodes": 4, "log_every": 40, "checkpoint_every": 80, "logger": "none"}
 AGENT = {**load_part("agent", "sac"), "learning_starts": 40, "net": [16, 16], "batch_size": 16}
 NAMES = {"agent": "sac", "budget": "default"}
+ROLLOUTS = {**load_part("agent", "ppo"), "calibration_steps": 40, "net": [16, 16], "batch_size": 20, "n_steps": 5, "n_epochs": 2}
+PPO = {"agent": ROLLOUTS, "names": {**NAMES, "agent": "ppo", "encoder": "pixels"}}
 PIXELS = {"encoder": {**load_part("encoder", "pixels"), "size": 4}, "image_size": 16, "names": {**NAMES, "encoder": "pixels"}}
 STATE = {"encoder": load_part("encoder", "identity"), "privileged": True, "names": {**NAMES, "encoder": "identity"}}
+
+
+SECONDS = {"reset", "physics", "render", "encode", "update", "evaluate", "checkpoint", "log"}
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +76,14 @@ def same(a, b):
 
 
 def states(folder, step):
-    return {name: load_state(folder / "checkpoints" / str(step), name) for name in ("policy", "training", "replay")}
+    """All that a checkpoint holds; of the replay its rows, however they were cut into segments."""
+    checkpoint = folder / "checkpoints" / str(step)
+    found = {name: load_state(checkpoint, name) for name in ("policy", "training")}
+    if (checkpoint / "replay.json").exists():
+        segments = load_state(checkpoint, "replay")["segments"]
+        parts = [load_state(folder / "checkpoints" / "replay", f"{s['first']}-{s['end']}", s["sha256"]) for s in segments]
+        found["replay"] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return found
 
 
 def summary(folder):
@@ -83,9 +100,7 @@ def test_a_run_from_start_to_end(tmp_path, capsys):
     result = summary(folder)
     assert result["status"] == "finished" and result["env_steps"] == 240 and result["resumed"] == 0 and result["episodes"] == 4
     assert result["updates"] == (240 - 40 - 4) // 4 and result["encoder"]["fingerprint"] == result["encoder"]["fingerprint_end"]
-    assert set(result["seconds"]) == {"reset", "physics", "render", "encode", "update", "evaluate"} and result["views"] == list(
-        DEFAULT_VIEWS
-    )
+    assert set(result["seconds"]) == SECONDS and result["views"] == list(DEFAULT_VIEWS)
     assert [row["env_steps"] for row in read_metrics(folder / "metrics.jsonl")] == [40, 80, 120, 160, 200, 240]
     assert [row["env_steps"] for row in read_metrics(folder / "metrics.jsonl") if "eval/success" in row] == [80, 160, 240]
     assert sorted(path.name for path in (folder / "videos").iterdir()) == ["middle.mp4", "trained.mp4", "untrained.mp4"]
@@ -122,14 +137,14 @@ def test_a_run_from_start_to_end(tmp_path, capsys):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("encoder", [PIXELS, STATE], ids=["pixels", "state"])
+@pytest.mark.parametrize("encoder", [PIXELS, STATE, {**PIXELS, **PPO}], ids=["pixels", "state", "ppo"])
 def test_after_a_kill_the_run_ends_as_if_nothing_had_happened(tmp_path, capsys, no_films, encoder):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole, **encoder) == 0
     shutil.copytree(whole, killed)
     # As kill -9 leaves it: rows after the checkpoint, the last one half written, and no summary.
-    for later in ("160", "240"):
-        shutil.rmtree(killed / "checkpoints" / later)
+    for later in [path for path in (killed / "checkpoints").iterdir() if path.name.isdigit() and int(path.name) > 80]:
+        shutil.rmtree(later)
     (killed / "summary.json").unlink()
     text = (killed / "metrics.jsonl").read_text()
     (killed / "metrics.jsonl").write_text(text[: text.rindex('"updates"')])
@@ -141,10 +156,11 @@ def test_after_a_kill_the_run_ends_as_if_nothing_had_happened(tmp_path, capsys, 
 
 
 @pytest.mark.timeout(120)
-def test_evaluating_and_saving_do_not_disturb_training(tmp_path, no_films):
+@pytest.mark.parametrize("agent", [{}, PPO], ids=["sac", "ppo"])
+def test_evaluating_and_saving_do_not_disturb_training(tmp_path, no_films, agent):
     rarely, often = tmp_path / "rarely", tmp_path / "often"
-    assert start(rarely, **PIXELS, eval_every=1000) == 0
-    assert start(often, **PIXELS, eval_every=60, checkpoint_every=20) == 0
+    assert start(rarely, **{**PIXELS, **agent}, eval_every=1000) == 0
+    assert start(often, **{**PIXELS, **agent}, eval_every=60, checkpoint_every=20) == 0
     logged = [row for row in rows(often, ("eval/",)) if row["env_steps"] % 40 == 0]
     assert (
         len(rows(often)) > len(logged) == len(rows(rarely))
@@ -168,10 +184,76 @@ def test_a_signal_is_served_between_two_steps(tmp_path, monkeypatch, no_films):
     monkeypatch.undo()
     monkeypatch.setattr(train, "record_film", lambda *_: None)
     assert summary(stopped)["status"] == "interrupted" and summary(stopped)["success"] is None
-    assert max(int(path.name) for path in (stopped / "checkpoints").iterdir()) == 120
+    assert RunDir(stopped).latest_checkpoint()[0] == 120
     assert start(stopped, **STATE) == 0
     assert rows(stopped) == rows(whole) and same(states(stopped, 240), states(whole, 240))
     assert summary(stopped)["status"] == "finished" and summary(stopped)["resumed"] == 1
+
+
+def test_a_signal_in_the_final_evaluation_is_served_at_once(tmp_path, monkeypatch, no_films):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert start(whole, **STATE) == 0
+    step, asked = BatchEnv.step, []
+
+    def interrupt(self, actions):
+        if (stopped / "checkpoints" / "240").exists():
+            asked.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, actions)
+
+    monkeypatch.setattr(BatchEnv, "step", interrupt)
+    assert start(stopped, **STATE) == 130 and len(asked) == 1
+    monkeypatch.setattr(BatchEnv, "step", step)
+    assert summary(stopped)["status"] == "interrupted" and len(rows(stopped)) == 5
+    assert start(stopped, **STATE) == 0 and rows(stopped) == rows(whole)
+    assert read_metrics(stopped / "evaluations.jsonl") == read_metrics(whole / "evaluations.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "Read-only"),
+        (MemoryError("Unable to allocate 4 GiB"), "Out of memory .Unable to allocate 4 GiB"),
+        (Failure("The camera fell."), "The camera fell. The checkpoint of step 80 is kept."),
+    ],
+    ids=["full", "read-only", "memory", "failure"],
+)
+def test_what_the_machine_refuses_is_one_paragraph(tmp_path, monkeypatch, no_films, error, says):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert start(whole, **STATE) == 0
+    step = BatchEnv.step
+
+    def fail(self, actions):
+        if (folder / "checkpoints" / "80").exists():
+            raise error
+        return step(self, actions)
+
+    monkeypatch.setattr(BatchEnv, "step", fail)
+    with pytest.raises(Failure, match=says) as raised:
+        start(folder, **STATE)
+    assert "The checkpoint of step 80 is kept" in str(raised.value) and raised.value.exit_code == 1
+    assert summary(folder)["status"] == "failed" and not (folder / "lock").exists()
+    monkeypatch.setattr(BatchEnv, "step", step)
+    assert start(folder, **STATE) == 0 and rows(folder) == rows(whole)
+
+
+def test_a_damaged_checkpoint_costs_only_time(tmp_path, capsys, no_films):
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    assert start(whole, **STATE) == 0
+    shutil.copytree(whole, damaged)
+    (damaged / "summary.json").unlink()
+    for step, name in ((240, "training.safetensors"), (160, "replay.json")):
+        with open(damaged / "checkpoints" / str(step) / name, "r+b") as file:
+            file.seek(40)
+            byte = file.read(1)
+            file.seek(40)
+            file.write(bytes([byte[0] ^ 1]))
+    capsys.readouterr()
+    assert start(damaged, **STATE) == 0
+    out, err = capsys.readouterr()
+    assert "checkpoint 240 is not used" in err and "checkpoint 160 is not used" in err and "resumed at step 80" in out
+    assert rows(damaged) == rows(whole) and same(states(damaged, 240), states(whole, 240))
 
 
 def test_a_failure_is_noted_and_the_last_checkpoint_kept(tmp_path, monkeypatch, no_films):
@@ -185,6 +267,66 @@ def test_a_failure_is_noted_and_the_last_checkpoint_kept(tmp_path, monkeypatch, 
     with pytest.raises(RuntimeError, match="disk on fire"):
         start(folder, **STATE)
     assert summary(folder)["status"] == "failed" and (folder / "checkpoints" / "80").exists()
+
+
+@pytest.mark.parametrize("agent", ["random", "expert"])
+def test_references_are_runs_of_their_own(tmp_path, capsys, agent):
+    folder = tmp_path / "run"
+    settings = {**PIXELS, "agent": load_part("agent", agent), "names": {**PIXELS["names"], "agent": agent}}
+    assert start(folder, **settings, horizon=30) == 0
+    result, evaluations = summary(folder), read_metrics(folder / "evaluations.jsonl")
+    assert sorted(row["policy"] for row in evaluations) == ["expert", "random"]
+    own = next(row for row in evaluations if row["policy"] == agent)
+    assert (result["agent"], result["status"], result["env_steps"], result["success"]) == (agent, "finished", 0, own["success"])
+    assert own["episode_success"] == [int(agent == "expert")] * 4 and len(own["episode_return"]) == 4
+    assert [path.name for path in (folder / "videos").iterdir()] == [f"{agent}.mp4"]
+    assert [row["env_steps"] for row in read_metrics(folder / "metrics.jsonl")] == [0] and (folder / "curve.png").exists()
+    before = (folder / "evaluations.jsonl").read_bytes()
+    assert start(folder, **settings, horizon=30) == 0 and (folder / "evaluations.jsonl").read_bytes() == before
+    if agent == "expert":
+        with pytest.raises(UserError, match="ExpertPolicy"):
+            load_policy(folder)
+    else:
+        assert np.abs(load_policy(folder).act({"state": torch.zeros(3, 13)})).max() <= 1
+
+
+@pytest.mark.timeout(120)
+def test_what_nobody_learns_from_leaves_training_as_it_is(tmp_path, monkeypatch, no_films):
+    """Cameras, appearance, views and evaluation draw from streams of their own; a bar on a terminal draws from none."""
+    plain = tmp_path / "plain"
+    assert start(plain, **STATE) == 0
+    for number, change in enumerate(
+        ({"camera": "L3"}, {"appearance": "random"}, {"eval_camera": "L4"}, {"eval_episodes": 7}, {"logger": "tensorboard"})
+    ):
+        other = tmp_path / str(number)
+        assert start(other, **{**STATE, **change}) == 0
+        assert rows(other, ("eval/",)) == rows(plain, ("eval/",)) and same(states(other, 240), states(plain, 240)), change
+    monkeypatch.setattr(evaluation, "WORLDS", 3)
+    monkeypatch.setattr(train, "Console", lambda: Console(force_terminal=True))
+    assert start(tmp_path / "bar", **STATE) == 0
+    assert rows(tmp_path / "bar", ("eval/",)) == rows(plain, ("eval/",)) and same(states(tmp_path / "bar", 240), states(plain, 240))
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "record_film", lambda *_: None)
+    assert start(tmp_path / "seed", **STATE, seed=1) == 0  # a control
+    assert rows(tmp_path / "seed", ("eval/",)) != rows(plain, ("eval/",)) and not same(states(tmp_path / "seed", 240), states(plain, 240))
+
+
+def test_episodes_that_mujoco_gave_up_are_counted_and_shown(tmp_path, monkeypatch, capsys, no_films):
+    step, poisoned = ThreadsSim.step, []
+
+    def poison(self, ctrl, substeps):
+        if self.num_envs == 4 and len(poisoned) < 30:
+            poisoned.append(self)
+            if len(poisoned) in (20, 30):
+                self._batch.state[1, 1] = np.nan  # a joint's position; the time comes first
+        return step(self, ctrl, substeps)
+
+    monkeypatch.setattr(ThreadsSim, "step", poison)
+    assert start(tmp_path / "run", **STATE) == 0
+    assert sum(summary(tmp_path / "run")["warnings"].values()) == 2
+    assert [row["train/bad_physics"] for row in rows(tmp_path / "run")][-1] == 2
+    out = capsys.readouterr().out
+    assert "2 episodes so far ended as failures" in out and "BADQPOS" in out
 
 
 def test_a_finished_run_goes_on_for_more_steps(tmp_path, no_films):

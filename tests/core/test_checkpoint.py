@@ -1,12 +1,11 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robo_repr.core.checkpoint import load_state, save_state
+from robo_repr.core import checkpoint
+from robo_repr.core.checkpoint import DamagedCheckpoint, load_state, save_state
 from robo_repr.core.errors import UserError
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -73,7 +72,7 @@ def test_damage_is_noticed(tmp_path, data):
     victim.write_bytes(content)
     try:
         loaded = load_state(tmp_path, "state")
-    except UserError as error:
+    except DamagedCheckpoint as error:
         assert "checkpoint" in str(error)
     else:
         # The only harmless damage is in the JSON's layout, such as a blank that became a line's end.
@@ -88,14 +87,23 @@ def test_a_changed_number_is_noticed(tmp_path):
         load_state(tmp_path, "state")
 
 
-def test_a_missing_file_and_a_newer_format_are_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+def test_a_missing_file_and_a_newer_format_are_named(tmp_path, monkeypatch):
+    with pytest.raises(DamagedCheckpoint, match="cannot be read"):
         load_state(tmp_path, "state")
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
     save_state(tmp_path, "state", {})
-    saved = json.loads((tmp_path / "state.json").read_text())
-    (tmp_path / "state.json").write_text(json.dumps({**saved, "format": 99}))
-    with pytest.raises(UserError, match="newer"):
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="newer") as error:
         load_state(tmp_path, "state")
+    assert not isinstance(error.value, DamagedCheckpoint)  # an older one would not be better
+
+
+def test_another_file_than_was_written_is_noticed(tmp_path):
+    digest = save_state(tmp_path, "state", {"step": 3})
+    assert load_state(tmp_path, "state", digest) == {"step": 3}
+    assert save_state(tmp_path, "state", {"step": 4}) != digest
+    with pytest.raises(DamagedCheckpoint):
+        load_state(tmp_path, "state", digest)
 
 
 def test_what_cannot_be_saved_is_named(tmp_path):

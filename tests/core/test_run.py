@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from robo_repr.core.errors import UserError
+from robo_repr.core.checkpoint import load_state, save_state
+from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.run import KEPT_CHECKPOINTS, RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,50 @@ def test_checkpoints_are_whole_or_not_there(folder):
     again.close()
 
 
+def checkpoints(run, *steps):
+    for step in steps:
+        with run.new_checkpoint(step) as folder:
+            save_state(folder, "state", {"step": step})
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(folder, capsys):
+    run = open_run()
+    found = []
+
+    def load(path):
+        found.append(load_state(path, "state")["step"])
+
+    assert run.load_checkpoint(load) is None
+    checkpoints(run, 5, 10, 20)
+    assert run.load_checkpoint(load) == 20 and found == [20] and capsys.readouterr().err == ""
+    (run.path / "checkpoints/20/state.safetensors").unlink()
+    (run.path / "checkpoints/10/state.json").write_text("{")
+    assert RunDir(run.path).load_checkpoint(load) == 5  # a reader leaves everything where it is
+    assert (run.path / "checkpoints/20").exists() and found == [20, 5]
+    capsys.readouterr()
+    assert run.load_checkpoint(load) == 5
+    err = capsys.readouterr().err
+    assert "checkpoint 20 is not used" in err and "checkpoint 10 is not used" in err and "state" in err and err.count("checkpoint 5.") == 2
+    assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == ["5", "damaged-10-1", "damaged-20-1"]
+    checkpoints(run, 10)
+    (run.path / "checkpoints/10/state.json").unlink()
+    assert run.load_checkpoint(load) == 5 and (run.path / "checkpoints/damaged-10-2").exists()
+    (run.path / "checkpoints/5/state.json").unlink()
+    with pytest.raises(UserError, match="fresh=true"):
+        run.load_checkpoint(load)
+    assert (run.path / "checkpoints/5").exists()
+    run.close()
+
+
+def test_settings_that_cannot_be_read_are_named(folder):
+    open_run().close()
+    for rubbish in (b"a: [", b"\xff\xfe", b"- 1"):
+        (folder / "runs/rl/reach-mvp/s3/config.yaml").write_bytes(rubbish)
+        with pytest.raises(UserError, match="config.yaml|other settings"):
+            open_run()
+    open_run(fresh=True).close()
+
+
 def test_a_folder_that_cannot_be_written_is_named(folder):
     (folder / "file").write_text("")
     with pytest.raises(UserError, match="file/inside"):
@@ -133,6 +178,6 @@ def test_a_folder_that_cannot_be_written_is_named(folder):
 
 
 def test_a_disk_that_fills_up_is_a_paragraph(folder):
-    with open_run() as run, pytest.raises(UserError, match="No space left"), run.new_checkpoint(1):
+    with open_run() as run, pytest.raises(Failure, match="No space left"), run.new_checkpoint(1):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert run.latest_checkpoint() is None

@@ -1,0 +1,98 @@
+"""The replay on disk: segments that are written once, each checkpoint naming those it needs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robo_repr.core.checkpoint import load_state, save_state
+
+
+class ReplaySegments:
+    """Keeps the replay of a stable-baselines3 model in ``checkpoints/replay/``.
+
+    A save writes the rows (one step of all worlds each) that came since the last one, as ``<first>-<end>``; nothing is written twice, so a
+    checkpoint costs the same however long the run is. Rows are counted from the run's start; row r lies in the replay's slot r modulo its
+    size. A segment is deleted when no checkpoint names it any more.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._segments: list[dict] = []  # in order: first and end row, digest
+
+    def save(self, folder: Path) -> None:
+        """Writes the new rows beside the checkpoint `folder`, and the list of all segments into it."""
+        rows, size = self._model.num_timesteps // self._model.n_envs, self._model.replay_buffer.buffer_size
+        replay = folder.parent / "replay"
+        replay.mkdir(exist_ok=True)
+        saved = self._segments[-1]["end"] if self._segments else 0
+        first = max(saved, rows - size)
+        if first < rows:
+            slots = np.arange(first, rows) % size
+            digest = save_state(
+                replay, f"{first}-{rows}", {key: array[slots] for key, array in replay_arrays(self._model.replay_buffer).items()}
+            )
+            self._segments.append({"first": first, "end": rows, "sha256": digest})
+        self._segments = [segment for segment in self._segments if segment["end"] > rows - size]
+        save_state(folder, "replay", {"rows": rows, "size": size, "segments": self._segments})
+        self._sweep(folder.parent)
+
+    def load(self, folder: Path) -> None:
+        """Fills the replay with a checkpoint's rows.
+
+        Raises:
+            DamagedCheckpoint: the list or a segment is missing or damaged.
+        """
+        state = load_state(folder, "replay")
+        rows, model = state["rows"], self._model
+        if model.replay_buffer.buffer_size < rows <= state["size"]:
+            # The run is asked to be shorter than it is already; what it has collected is kept all the same.
+            model.buffer_size = rows * model.n_envs
+            model.replay_buffer = type(model.replay_buffer)(
+                model.buffer_size, model.observation_space, model.action_space, model.device, model.n_envs
+            )
+        replay = model.replay_buffer
+        size = replay.buffer_size
+        arrays = replay_arrays(replay)
+        for segment in state["segments"]:
+            saved = load_state(folder.parent / "replay", f"{segment['first']}-{segment['end']}", segment["sha256"])
+            alive = np.arange(max(segment["first"], rows - size), segment["end"])
+            for key, array in arrays.items():
+                array[alive % size] = saved[key][alive - segment["first"]]
+        # A replay as long as its run is never overwritten: when the run got longer, new rows follow the old ones.
+        replay.pos, replay.full = rows % size, rows >= size
+        self._segments = list(state["segments"])
+
+    def _sweep(self, checkpoints: Path) -> None:
+        """Deletes the segments that no checkpoint names, such as those of a process that was killed before its checkpoint was whole."""
+        named = set()
+        for listed in checkpoints.glob("*/replay.json"):
+            # A damaged list was named when it was read; what it needs may be deleted.
+            named |= {f"{segment['first']}-{segment['end']}" for segment in _readable(listed)}
+        for file in (checkpoints / "replay").iterdir():
+            if file.name.split(".")[0] not in named:
+                file.unlink()
+
+
+def replay_arrays(replay: Any) -> dict[str, np.ndarray]:
+    """All arrays (rows, N, ...) of a stable-baselines3 dict replay, whole allocation."""
+    arrays = {key: getattr(replay, key) for key in ("actions", "rewards", "dones", "timeouts")}
+    for group in ("observations", "next_observations"):
+        arrays |= {f"{group}/{key}": array for key, array in getattr(replay, group).items()}
+    return arrays
+
+
+def _readable(listed: Path) -> list[dict]:
+    try:
+        return load_state(listed.parent, "replay")["segments"]
+    except Exception:
+        return []
+
+
+def memory_left() -> int | None:
+    """Bytes that a process may still take; None where the system does not tell."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
