@@ -1,14 +1,37 @@
-"""The table at the end of a run, read from its folder."""
+"""What came of a run and of several: tables, curves, and which group of runs is better, read from the run folders alone."""
 
 import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
 from rich.console import Console
 from rich.table import Table
 
+from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import read_metrics
-from robo_repr.core.stats import wilson
+from robo_repr.core.stats import Estimate, difference, holm, mean_over_seeds, wilson
+
+# Settings that may differ between runs of one group: they say where, how loud and on what machine, not what is learned.
+NOT_COMPARED = ("seed", "run_dir", "fresh", "logger", "device", "tag", "names.budget")
+CONTEST = ("task", "eval_camera", "appearance", "horizon", "eval_episodes")  # success compares only where these are equal
+SEEDS_NEEDED = 3  # below, the spread between seeds is not known well enough to call a difference
+# Pairing by seed halves the degrees of freedom. With three seeds that costs more than it gains unless seeds count for more than half of
+# the spread: t is 4.3 instead of 2.8. From five on it is 2.8 instead of 2.3.
+PAIRED_FROM = 5
+OTHER_CONTEST = "their episodes are not the same"
+ALL_PAIRS = 8  # groups; of more, each is compared with the best alone, so that a person can read it
+REFERENCES = {"random": "random policy", "expert": "expert"}
+MOVED_ASIDE = re.compile(r"\.old-\d+$")  # what fresh=true makes of a folder's name
+
+
+# ---- one run ---------------------------------------------------------------------------------------------------------------------
 
 
 def read_evaluations(run: Path) -> list[dict]:
@@ -19,34 +42,42 @@ def read_evaluations(run: Path) -> list[dict]:
 
 def percent(success: float, episodes: int) -> str:
     """A success rate with its 95 % Wilson interval, such as ``94 % [88 to 97]``."""
-    low, high = wilson(round(success * episodes), episodes)
-    return f"{100 * success:.0f} % [{100 * low:.0f} to {100 * high:.0f}]"
+    return rate(success, wilson(round(success * episodes), episodes))
 
 
 def print_run(run: Path, console: Console) -> None:
     """Prints what a finished run reached, beside the random policy and the expert on the same episodes, and where its files are."""
     summary = json.loads((run / "summary.json").read_text())
-    encoder = summary["encoder"]
-    weights = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["weights"]
+    encoder, episodes = summary["encoder"], summary["episodes"]
+    weights = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("weights")
     name = encoder["name"] + (" (random weights)" if weights == "random" else "")
-    table = Table(title=f"{summary['task']}, encoder {name}, camera {summary['eval_camera']}, seed {summary['seed']}")
-    for heading in ("policy", f"success of {summary['episodes']} [95 %]", "return"):
+    policy = _policy(summary)
+    title = f"{summary['task']}, encoder {name}, camera {summary['eval_camera']}, seed {summary['seed']}"
+    table = Table(title=title, min_width=len(title))
+    for heading in ("policy", f"success of {episodes} [95 %]", "return"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
-    table.add_row("trained", percent(summary["success"], summary["episodes"]), f"{summary['return']:.2f}", style="bold")
-    for policy in ("random", "expert"):
-        for row in read_evaluations(run):
-            if (row["policy"], row["camera"], row["episodes"]) == (policy, summary["eval_camera"], summary["episodes"]):
-                table.add_row(policy, percent(row["success"], row["episodes"]), f"{row['return']:.2f}")
-                break
+    table.add_row(policy, percent(summary["success"], episodes), f"{summary['return']:.2f}", style="bold")
+    rows = read_evaluations(run)
+    for reference in REFERENCES:
+        row = _evaluation(rows, reference, summary["eval_camera"], episodes)
+        if row and reference != policy:
+            table.add_row(reference, percent(row["success"], episodes), f"{row['return']:.2f}")
     console.print(table)
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
+    trained = f"{summary['env_steps']} steps, {summary['updates']} updates" if policy == "trained" else "none: this policy does not learn"
+    films = ", ".join(str(film) for film in sorted((run / "videos").glob("*.mp4")))
+    checkpoints = [path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
     lines = [
-        f"training    {summary['env_steps']} steps, {summary['updates']} updates, {minutes} min {seconds} s with evaluation and films",
-        f"films       {', '.join(str(film) for film in sorted((run / 'videos').glob('*.mp4'))) or 'none'}",
-        f"checkpoint  {max((run / 'checkpoints').iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)}",
+        f"training    {trained}; {minutes} min {seconds} s with evaluation and films",
+        f"films       {films or 'none'}",
+        f"checkpoint  {max(checkpoints, key=lambda path: int(path.name), default='none')}",
     ]
+    if (run / "curve.png").exists():
+        lines.append(f"curve       {run / 'curve.png'}")
     if encoder["weights_sha256"]:
         lines.append(f"encoder     {encoder['trained_by']}")
+    if bad := _bad_physics(summary, _evaluation(rows, policy, summary["eval_camera"], episodes)):
+        lines.append(f"bad physics {bad}")
     for line in lines:
         console.out(line, highlight=False)
 
@@ -62,11 +93,507 @@ def print_next(run: Path, encoder: str, overrides: list[str], console: Console) 
         console.out(f"  {command}", highlight=False)
 
 
-def _command(overrides: list[str], **changes: str) -> str:
+def draw_curve(run: Path) -> Path:
+    """Draws a run's success and return over its steps, beside the random policy and the expert, into ``curve.png`` of its folder.
+
+    Raises:
+        Failure: the folder cannot be written.
+    """
+    rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError):
+        config = {}
+    evaluations = read_evaluations(run)
+    figure, (panels,) = _panels([", camera ".join(str(config[key]) for key in ("task", "eval_camera") if config.get(key))])
+    for panel, kind in zip(panels, ("success", "return"), strict=True):
+        steps, values = _series(rows, f"train/{kind}")
+        panel.plot(steps, values, color="tab:blue", linewidth=1.8, alpha=0.9, label="training", marker="o" if len(steps) == 1 else None)
+        steps, values = _series(rows, f"eval/{kind}")
+        bars = None
+        if kind == "success":
+            episodes = dict(zip(*_series(rows, "eval/episodes"), strict=True))
+            numbers = [int(episodes.get(step, 0)) for step in steps]
+            ends = [wilson(round(value * n), n) if n else (value, value) for value, n in zip(values, numbers, strict=True)]
+            bars = np.abs(np.reshape(ends, (-1, 2)).T - values)
+        label = "evaluation" + (" [95 %, Wilson]" if kind == "success" else "")
+        panel.errorbar(steps, values, bars, color="tab:orange", fmt="o", markersize=5, capsize=3, elinewidth=1.3, label=label, zorder=3)
+        for reference in REFERENCES:
+            row = _evaluation(evaluations, reference, config.get("eval_camera"), config.get("eval_episodes"))
+            _draw_reference(panel, reference, row.get(kind) if row else None)
+        panel.set_xlim(left=0)
+    _add_legend(figure, panels[:1])
+    return _save(figure, run / "curve.png")
+
+
+def _policy(summary: dict) -> str:
+    """What the run's own policy is called in evaluations.jsonl."""
+    agent = summary.get("agent")
+    return agent if agent in REFERENCES else "trained"
+
+
+def _evaluation(rows: list[dict], policy: str, camera: str | None, episodes: int | None) -> dict | None:
+    """The last evaluation of a policy on these episodes."""
+    for row in reversed(rows):
+        if (row.get("policy"), row.get("camera"), row.get("episodes")) == (policy, camera, episodes):
+            return row
+    return None
+
+
+def _bad_physics(summary: dict, evaluation: dict | None) -> str:
+    """How many episodes MuJoCo's warnings ended; empty when there were none."""
+    warnings = summary.get("warnings") or {}
+    evaluated = (evaluation or {}).get("bad_physics") or 0
+    parts = []
+    if total := sum(warnings.values()):
+        kinds = ", ".join(f"{kind} {count}" for kind, count in warnings.items() if count)
+        parts.append(f"{total} training episode{'s' * (total > 1)} ended by MuJoCo's warnings ({kinds})")
+    if evaluated:
+        parts.append(f"{evaluated} of {summary['episodes']} evaluation episodes ended by them, without success")
+    return "; ".join(parts)
+
+
+def _command(overrides: list[str], multirun: bool = False, **changes: str) -> str:
     """The command line of this run with some keys changed."""
-    gone = {*changes, "run_dir", "fresh", "tag"}
+    gone = {*changes, "run_dir", "fresh", *(() if "seed" in changes else ("tag",))}
     if "encoder" in changes:
         gone |= {"variant", "weights", "frame_stack"}  # they belong to the encoder that is replaced
     kept = [o for o in overrides if (key := o.split("=")[0]) not in gone and not ("encoder" in changes and key.startswith("encoder."))]
     words = [f"'{o}'" if "[" in o else o for o in [*kept, *(f"{key}={value}" for key, value in changes.items())]]
-    return " ".join(["python run_rl.py", *words])
+    return " ".join(["python run_rl.py", *(["-m"] if multirun else []), *words])
+
+
+# ---- groups of runs --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Results of one policy on a run's fixed evaluation episodes.
+
+    Attributes:
+        success: (n,) 0 or 1.
+        returns: (n,), or (1,) the mean alone in older folders.
+        in_order: whether entry i belongs to episode i; else only the number of successes is known.
+    """
+
+    success: np.ndarray
+    returns: np.ndarray
+    in_order: bool
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that ended as planned: its settings (flat: "agent.gamma"), summary, own policy's outcomes, and those of the references."""
+
+    path: Path
+    settings: dict[str, Any]
+    summary: dict
+    own: Outcomes
+    references: dict[str, Outcomes]
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seed alone, in its order; `label` says what sets the group apart from the others."""
+
+    runs: list[FinishedRun]
+    label: str = ""
+
+    @property
+    def contest(self) -> tuple:
+        """What was to be solved; groups compare only within one."""
+        return tuple(self.runs[0].settings.get(key) for key in CONTEST)
+
+    @property
+    def episodes(self) -> int:
+        return len(self.runs[0].own.success)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+
+@dataclass
+class Comparison:
+    """Two groups, the better one first.
+
+    Attributes:
+        verdict: "better", "no difference shown" or "not compared".
+        reason: why they are not compared.
+        estimate: of the difference in success; None when not compared.
+        level: at which it was tested; see `holm`.
+    """
+
+    first: str
+    second: str
+    verdict: str
+    reason: str = ""
+    estimate: Estimate | None = None
+    level: float = 0.05
+    paired: bool = False
+
+    def __str__(self) -> str:
+        if self.estimate is None:
+            return f"{self.first} and {self.second}: not compared, {self.reason}"
+        low, high = self.estimate.interval(self.level)
+        figures = f"{100 * self.estimate.value:.0f} points [{100 * low:.0f} to {100 * high:.0f}]"
+        if self.verdict == "better":
+            return f"{self.first} is better than {self.second} by {figures}"
+        return f"{self.first} and {self.second}: no difference shown ({figures})"
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[Group], list[tuple[Path, str]]]:
+    """Finds the finished runs in some folders and groups them by their settings.
+
+    Args:
+        paths: run folders, or folders above such. What ``fresh=true`` moved aside counts only when named itself.
+
+    Returns:
+        The groups, and what was left out with the reason. Of two runs with equal settings and seed the one that ended later is used.
+
+    Raises:
+        UserError: a path is no folder or holds no run, or no run is finished.
+    """
+    runs: list[FinishedRun] = []
+    left_out: list[tuple[Path, str]] = []
+    for folder in _run_folders(paths, left_out):
+        try:
+            runs.append(_read_run(folder))
+        except _Unusable as error:
+            left_out.append((folder, str(error)))
+    if not runs:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in left_out[:3]) + ("; ..." if len(left_out) > 3 else "")
+        raise UserError(
+            f"There is no finished run in {', '.join(map(str, paths))} ({reasons}). Name folders of run_rl.py's runs that have ended; the "
+            "command that began a run goes on with it."
+        )
+    by_settings: dict[str, dict[int, FinishedRun]] = {}
+    for run in sorted(runs, key=lambda run: (run.path / "summary.json").stat().st_mtime):
+        kept = {key: value for key, value in run.settings.items() if key not in NOT_COMPARED}
+        group = by_settings.setdefault(json.dumps(kept, sort_keys=True, default=str), {})
+        if older := group.get(run.seed):
+            left_out.append((older.path, f"has the settings and the seed of {run.path}, which is newer and was used instead"))
+        group[run.seed] = run
+    order = [run.path for run in runs]
+    groups = [Group(sorted(group.values(), key=lambda run: run.seed)) for group in by_settings.values()]
+    groups.sort(key=lambda group: min(order.index(run.path) for run in group.runs))
+    for group, label in zip(groups, _labels(groups), strict=True):
+        group.label = label
+    return groups, left_out
+
+
+def compare(groups: Sequence[Group]) -> list[Comparison]:
+    """Which groups succeed more often than which, with Holm's correction for the number of pairs.
+
+    Up to `ALL_PAIRS` groups of one contest are compared pair by pair, more with the best alone. The correction counts all pairs even
+    then, for the best was chosen among all of them.
+    """
+    found, pairs = [], 0
+    for contest in dict.fromkeys(group.contest for group in groups):
+        rivals = [group for group in groups if group.contest == contest]
+        best = max(rivals, key=lambda group: (len(group.runs) >= SEEDS_NEEDED, _success(group)))
+        for pair in combinations(rivals, 2):
+            pairs += all(len(group.runs) >= SEEDS_NEEDED for group in pair)
+            if len(rivals) <= ALL_PAIRS or any(group is best for group in pair):
+                found.append(_compare(*sorted(pair, key=_success, reverse=True)))
+    tested = [comparison for comparison in found if comparison.estimate]
+    p_values = [comparison.estimate.p_value() for comparison in tested]
+    for comparison, p, level in zip(tested, p_values, holm(p_values, pairs), strict=True):
+        comparison.level = level
+        comparison.verdict = "better" if p < level else "no difference shown"
+    for first, second in combinations(groups, 2):
+        if first.contest != second.contest:
+            both = zip(CONTEST, first.contest, second.contest, strict=True)
+            unequal = [f"{key} {' and '.join(sorted((str(a), str(b))))}" for key, a, b in both if a != b]
+            found.append(Comparison(first.label, second.label, "not compared", f"{OTHER_CONTEST} ({', '.join(unequal)})"))
+    return found
+
+
+def success_interval(outcomes: Sequence[Outcomes]) -> tuple[float, tuple[float, float]]:
+    """The mean success over seeds and its 95 % interval: over seeds, or Wilson's when there is one seed."""
+    if len(outcomes) == 1:
+        success = outcomes[0].success
+        return float(success.mean()), wilson(int(success.sum()), len(success))
+    estimate = mean_over_seeds([seed.success for seed in outcomes])
+    return estimate.value, estimate.interval()
+
+
+def references(groups: Sequence[Group], policy: str) -> list[Outcomes]:
+    """A reference policy's outcomes on the episodes of some groups, each seed once: equal seeds have equal episodes."""
+    by_seed = {run.seed: run.references[policy] for group in groups for run in group.runs if policy in run.references}
+    return list(by_seed.values())
+
+
+def more_seeds(group: Group) -> str:
+    """The command that runs the seeds a group lacks to be compared; empty when it has enough."""
+    missing = SEEDS_NEEDED - len(group.runs)
+    if missing <= 0:
+        return ""
+    seeds = [seed for seed in range(SEEDS_NEEDED + max(group.seeds) + 1) if seed not in group.seeds][:missing]
+    try:
+        overrides = (group.runs[0].path / "overrides.txt").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"its own command with seed={','.join(map(str, seeds))}"
+    return _command(overrides, multirun=len(seeds) > 1, seed=",".join(map(str, seeds)))
+
+
+def draw_groups(groups: Sequence[Group], path: Path) -> Path:
+    """Draws the evaluations of groups over their steps: the mean over seeds, and from the worst to the best seed as a band.
+
+    Raises:
+        Failure: the file cannot be written.
+    """
+    contests = list(dict.fromkeys(group.contest for group in groups))
+    figure, rows = _panels([contest_name(contest) for contest in contests])
+    ranked = sorted(groups, key=_success, reverse=True)  # the legend's order is then that of the curves
+    for panels, contest in zip(rows, contests, strict=True):
+        rivals = [group for group in groups if group.contest == contest]
+        for panel, kind in zip(panels, ("success", "return"), strict=True):
+            for index, group in enumerate(ranked):
+                if group.contest == contest:
+                    _draw_group(panel, group, kind, index)
+            for reference in REFERENCES:
+                known = references(rivals, reference)
+                _draw_reference(panel, reference, np.mean([_mean(outcomes, kind) for outcomes in known]) if known else None)
+            panel.set_xlim(left=0)
+    _add_legend(figure, [panels[0] for panels in rows])
+    return _save(figure, path)
+
+
+class _Unusable(Exception):
+    """Why a folder's run is left out."""
+
+
+def _run_folders(paths: Iterable[Path], left_out: list[tuple[Path, str]]) -> list[Path]:
+    """The folders with a config.yaml, each once, in the order of the paths and then of names."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist. Name folders of runs, or a folder above them, such as runs/rl.")
+        if not path.is_dir():
+            raise UserError(f"{path} is a file. Name the run's folder (the one with config.yaml in it), or a folder above several.")
+        before = len(left_out)
+        here = [path] if (path / "config.yaml").is_file() else []
+        if not here:
+            for parent, folders, files in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                for name in [name for name in folders if MOVED_ASIDE.search(name)]:
+                    folders.remove(name)
+                    left_out.append((Path(parent, name), "was moved aside by fresh=true"))
+                if "config.yaml" in files:
+                    here.append(Path(parent))
+                    folders.clear()
+        if not here and len(left_out) == before:
+            raise UserError(f"There is no run in {path} (no config.yaml, there or further down). Name a run's folder, or one above runs.")
+        for folder in here:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _read_run(path: Path) -> FinishedRun:
+    try:
+        settings = _flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+        if not (path / "summary.json").exists():
+            raise _Unusable("has no summary.json: it is still running, or was killed")
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        if summary.get("command", "rl") != "rl":
+            raise _Unusable(f"is no run of run_rl.py but of the command {summary['command']}")
+        if summary["status"] != "finished":
+            raise _Unusable(f"is not finished but {summary['status']}")
+        if summary["success"] is None:
+            raise _Unusable("has no success rate")
+        if not isinstance(settings["seed"], int):
+            raise _Unusable(f"is broken: seed {settings['seed']}")
+        rows = read_evaluations(path)
+        camera, episodes = summary["eval_camera"], summary["episodes"]
+        evaluation = _evaluation(rows, _policy(summary), camera, episodes)
+        if not evaluation or abs(evaluation["success"] - summary["success"]) > 1e-6:  # of an earlier end of the run
+            evaluation = summary
+        known = {name: row for name in REFERENCES if (row := _evaluation(rows, name, camera, episodes))}
+        return FinishedRun(path, settings, summary, _outcomes(evaluation), {name: _outcomes(row) for name, row in known.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise _Unusable(f"is broken: {what}") from error
+
+
+def _outcomes(row: dict) -> Outcomes:
+    """Per episode where the row has them, else from the number of successes and the mean return."""
+    episodes = int(row["episodes"])
+    if episodes < 1:
+        raise ValueError("no evaluation episodes")
+    success, returns = row.get("episode_success"), row.get("episode_return")
+    in_order = isinstance(success, list) and len(success) == episodes
+    successes = np.array(success, dtype=float) if in_order else (np.arange(episodes) < round(row["success"] * episodes)).astype(float)
+    full = isinstance(returns, list) and len(returns) == episodes and None not in returns
+    return Outcomes(successes, np.array(returns if full else [row["return"]], dtype=float), in_order)
+
+
+def _mean(outcomes: Outcomes, kind: str) -> float:
+    return float((outcomes.success if kind == "success" else outcomes.returns).mean())
+
+
+def _success(group: Group) -> float:
+    return float(np.mean([run.own.success.mean() for run in group.runs]))
+
+
+def _compare(first: Group, second: Group) -> Comparison:
+    few = [f"{group.label} has {_count(len(group.runs), 'seed')}" for group in (first, second) if len(group.runs) < SEEDS_NEEDED]
+    if few:
+        reason = f"{' and '.join(few)}; fewer than {SEEDS_NEEDED} say nothing about a method"
+        return Comparison(first.label, second.label, "not compared", reason)
+    paired = (
+        first.seeds == second.seeds
+        and len(first.seeds) >= PAIRED_FROM
+        and all(run.own.in_order for group in (first, second) for run in group.runs)
+    )
+    estimate = difference([run.own.success for run in first.runs], [run.own.success for run in second.runs], paired=paired)
+    return Comparison(first.label, second.label, "", estimate=estimate, paired=paired)
+
+
+def _labels(groups: list[Group]) -> list[str]:
+    """For each group the settings that set it apart, such as ``encoder=mvp``; the run's name when there is one group."""
+    first = groups[0].runs[0].path.absolute()
+    if len(groups) == 1:
+        return [first.parent.name if re.fullmatch(r"s\d+", first.name) else first.name]
+    settings = [group.runs[0].settings for group in groups]
+    keys = list(dict.fromkeys(key for each in settings for key in each))
+
+    def differs(key: str) -> bool:
+        """An encoder's own keys count only between groups with the same encoder; so do an agent's."""
+        part = f"names.{key.split('.')[0]}"
+        by_part: dict[str, set] = {}
+        for each in settings:
+            by_part.setdefault(str(each.get(part)), set()).add(repr(each.get(key)))
+        return any(len(values) > 1 for values in by_part.values())
+
+    shown = [key for key in ("names.encoder", "names.agent") if differs(key)]
+    shown += [key for key in keys if not key.startswith("names.") and key not in NOT_COMPARED and differs(key)]
+    labels = []
+    for each in settings:
+        words = [f"{key.removeprefix('names.')}={_word(each[key])}" for key in shown if key in each]
+        labels.append(" ".join(words) or "the rest")
+    return [f"{label} ({labels[:i].count(label) + 1})" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+
+
+def _word(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_word, value))}]"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(config, dict):
+        raise ValueError("config.yaml holds no settings")
+    flat = {}
+    for key, value in config.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value})
+    return flat
+
+
+def rate(success: float, interval: tuple[float, float]) -> str:
+    return f"{100 * success:.0f} % [{100 * interval[0]:.0f} to {100 * interval[1]:.0f}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def contest_name(contest: tuple) -> str:
+    task, camera, appearance, horizon, episodes = contest
+    return f"{task}, camera {camera}, {appearance}" + (f", horizon {horizon}" if horizon else "") + f", {episodes} episodes"
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------------------
+
+
+def _panels(titles: Sequence[str]):
+    """A figure with two panels a row, success and return. Without pyplot, which keeps a list of all figures and looks for a screen."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(10, 0.6 + 3.4 * len(titles)), layout="constrained", dpi=120)
+    rows = figure.subplots(len(titles), 2, squeeze=False)
+    for (left, right), title in zip(rows, titles, strict=True):
+        left.set(ylabel="success", ylim=(-0.04, 1.04))
+        left.yaxis.set_major_formatter(PercentFormatter(1))
+        right.set(ylabel="return")
+        for panel in (left, right):
+            panel.set_xlabel("steps in the environment")
+            panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        left.set_title(title, fontsize=10, loc="left")
+    return figure, rows
+
+
+def _series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of the rows that have a number there, in the order of steps; of two rows at one step the later one."""
+    points = {row["env_steps"]: row[key] for row in rows if _is_number(row.get("env_steps")) and _is_number(row.get(key))}
+    steps = sorted(points)
+    return np.array(steps, dtype=float), np.array([points[step] for step in steps], dtype=float)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _draw_reference(panel: Any, policy: str, value: Any) -> None:
+    if _is_number(value):
+        style = {"random": ":", "expert": "--"}[policy]
+        panel.axhline(value, color="0.35", linestyle=style, linewidth=1.4, label=REFERENCES[policy], zorder=1)
+
+
+def _draw_group(panel: Any, group: Group, kind: str, index: int) -> None:
+    colour = f"C{index % 10}"
+    style = ("-", "--", "-.", ":")[index // 10 % 4]
+    curves = []
+    for run in group.runs:
+        metrics = run.path / "metrics.jsonl"
+        curves.append(_series(read_metrics(metrics) if metrics.exists() else [], f"eval/{kind}"))
+    label = f"{group.label} ({_count(len(curves), 'seed')})"
+    if not all(len(steps) and steps[-1] > 0 for steps, _ in curves):  # a policy that does not learn
+        value = np.mean([_mean(run.own, kind) for run in group.runs])
+        panel.axhline(value, color=colour, linestyle=style, linewidth=1.4, label=label)
+        return
+    begin, end = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    grid = np.unique(np.concatenate([steps for steps, _ in curves]))
+    grid = grid[(begin <= grid) & (grid <= end)]
+    values = np.array([np.interp(grid, *curve) for curve in curves])
+    panel.plot(grid, values.mean(axis=0), color=colour, linestyle=style, marker="o", markersize=3.5, linewidth=1.8, label=label, zorder=3)
+    if len(curves) > 1:
+        panel.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+
+
+def _add_legend(figure: Any, panels: Sequence[Any]) -> None:
+    """One legend below all panels, where it hides nothing; each name once, the reference lines last."""
+    entries = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    for name in REFERENCES.values():
+        if name in entries:
+            entries[name] = entries.pop(name)
+    if entries:
+        longest = max(map(len, entries))
+        columns = max(1, min(5, len(entries), 140 // (longest + 6)))
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        figure.savefig(beside, format="png")
+        os.replace(beside, path)
+    except OSError as error:
+        raise Failure(
+            f"{path} cannot be written ({error.strerror or error}). Make room or make the folder writable, then start it again."
+        ) from error
+    return path

@@ -1,6 +1,17 @@
 """Intervals for what was measured."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robo_repr.core.seeding import rng
+
+DRAWS = 2000  # of a bootstrap: its standard error is then known to 2 %
+# Four made-up episodes, one for each way in which two policies can fare on an episode, stand beside the true ones when success is
+# resampled, so that 50 of 50 does not count as known exactly (Agresti and Coull 1998; Agresti and Min 2005 for differences).
+MADE_UP = {"share": (1.0, 1.0, 0.0, 0.0), "difference": (1.0, 0.0, 0.0, -1.0)}
 
 
 def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -11,4 +22,129 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
     scale = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The ends are exactly 0 and 1 there; the sum would miss them by a rounding error.
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, or the difference of two such means.
+
+    Attributes:
+        error: its standard error.
+        freedom: degrees of freedom of Student's t.
+        low, high: the interval never leaves these.
+    """
+
+    value: float
+    error: float
+    freedom: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    def interval(self, alpha: float = 0.05) -> tuple[float, float]:
+        """The interval that misses the truth with probability `alpha`."""
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.freedom, 1 - alpha / 2)) * self.error
+        return max(self.low, self.value - half), min(self.high, self.value + half)
+
+    def p_value(self) -> float:
+        """How often chance alone would show as large a value, if the truth were 0."""
+        from scipy.special import stdtr
+
+        if self.error == 0:
+            return float(self.value == 0)
+        return 2 * float(stdtr(self.freedom, -abs(self.value) / self.error))
+
+
+def bootstrap_means(outcomes: Sequence[np.ndarray], draws: int = DRAWS, made_up: Sequence[float] = ()) -> np.ndarray:
+    """Means over seeds as they would come out in repeats: seeds drawn with replacement, then episodes within each drawn seed.
+
+    Args:
+        outcomes: per seed the outcomes of its episodes, (n_s,); the numbers of episodes may differ.
+        made_up: outcomes of further episodes that widen each seed's spread and leave its mean alone.
+
+    Returns:
+        (draws,), the same in every call: the random numbers have a fixed seed.
+    """
+    means = np.array([np.mean(seed) for seed in outcomes])
+    pools = [np.append(seed, made_up) for seed in outcomes]
+    sizes = np.array([len(pool) for pool in pools])
+    noise = np.zeros((len(pools), sizes.max()))  # what an episode adds to its seed's mean
+    for row, pool in zip(noise, pools, strict=True):
+        row[: len(pool)] = pool - pool.mean()
+    random = rng(0, "bootstrap")
+    chosen = random.integers(len(pools), size=(draws, len(pools)))
+    total = means[chosen].sum(axis=1)
+    for seed in chosen.T:  # one drawn seed after the other, which bounds the memory
+        size = sizes[seed][:, None]
+        episode = (random.random((draws, sizes.max())) * size).astype(np.intp)
+        drawn = noise[seed[:, None], episode] * (np.arange(sizes.max()) < size)
+        total += drawn.sum(axis=1) / size[:, 0]
+    return total / len(pools)
+
+
+def mean_over_seeds(outcomes: Sequence[np.ndarray], share: bool = True, draws: int = DRAWS) -> Estimate:
+    """The mean over seeds of what their episodes came to, each seed counting alike.
+
+    A plain percentile bootstrap is far too narrow for a few seeds. So the standard error of the two-level bootstrap is widened by
+    sqrt(S / (S - 1)), which makes its share between S seeds unbiased, and multiplied by Student's t with S - 1 degrees of freedom
+    (Hesterberg 2015, section 3.2 on narrowness). Chance within episodes then counts on both levels, which errs towards too wide.
+
+    Args:
+        outcomes: per seed the outcomes of its episodes, (n_s,); two seeds or more.
+        share: whether outcomes are 0 or 1; else they are any numbers, such as returns.
+    """
+    return _estimate(outcomes, "share" if share else None, (0.0, 1.0) if share else (-math.inf, math.inf), draws)
+
+
+def difference(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], paired: bool = False, share: bool = True, draws: int = DRAWS
+) -> Estimate:
+    """The first group's mean over seeds minus the second's.
+
+    Args:
+        first: per seed the outcomes of its episodes, (n_s,); two seeds or more.
+        paired: the groups have the same seeds in the same order, and each seed's episodes are the same in both: then differences are
+            taken episode by episode. Else the two errors add up, with Welch's degrees of freedom.
+        share: as in `mean_over_seeds`.
+    """
+    bounds = (-1.0, 1.0) if share else (-math.inf, math.inf)
+    if paired:
+        differences = [np.subtract(a, b) for a, b in zip(first, second, strict=True)]
+        return _estimate(differences, "difference" if share else None, bounds, draws)
+    a, b = mean_over_seeds(first, share, draws), mean_over_seeds(second, share, draws)
+    error = math.hypot(a.error, b.error)
+    # Relative to the sum, so that tiny errors do not vanish when they are taken to the fourth power.
+    part_a, part_b = ((a.error / error) ** 2, (b.error / error) ** 2) if error else (0.5, 0.5)
+    freedom = 1 / (part_a**2 / a.freedom + part_b**2 / b.freedom)
+    return Estimate(a.value - b.value, error, freedom, *bounds)
+
+
+def holm(p_values: Sequence[float], comparisons: int | None = None, alpha: float = 0.05) -> list[float]:
+    """At which level each of several comparisons is to be tested, so that chance calls any of them wrongly in `alpha` of the cases.
+
+    Holm's method: the smallest p-value is tested at alpha / m, the next at alpha / (m - 1) and so on to the first that fails, whose
+    level holds for the rest. A comparison is called where its p-value is below its level: where the interval at that level excludes 0.
+
+    Args:
+        comparisons: m, when there were more than those tested, such as when one was chosen by its result; the others count as weaker.
+    """
+    comparisons = max(comparisons or 0, len(p_values))
+    levels = [alpha] * len(p_values)
+    failed = None
+    for done, index in enumerate(np.argsort(p_values, kind="stable")):
+        levels[index] = failed or alpha / (comparisons - done)
+        if p_values[index] >= levels[index]:
+            failed = levels[index]
+    return levels
+
+
+def _estimate(outcomes: Sequence[np.ndarray], kind: str | None, bounds: tuple[float, float], draws: int) -> Estimate:
+    seeds = len(outcomes)
+    if seeds < 2:
+        raise ValueError("one seed says nothing about the spread between seeds")
+    spread = bootstrap_means(outcomes, draws, MADE_UP[kind] if kind else ()).std()
+    value = float(np.mean([np.mean(seed) for seed in outcomes]))
+    return Estimate(value, float(spread) * math.sqrt(seeds / (seeds - 1)), seeds - 1, *bounds)

@@ -1,0 +1,241 @@
+"""Which runs are better, and how sure that is: python scripts/report.py RUN_FOLDER... [out=FOLDER]
+
+    RUN_FOLDER  folders of run_rl.py's runs, or folders above them, such as runs/rl
+    out         where report.png (curves) and report.json go; default the common folder above the runs
+
+Runs whose settings differ in the seed alone are one group. A difference between two groups is called only with three seeds or more on
+both sides, and never between runs with other tasks, evaluation cameras, appearances, horizons or numbers of episodes.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from robo_repr.core.errors import UserError
+from robo_repr.core.report import (
+    ALL_PAIRS,
+    OTHER_CONTEST,
+    PAIRED_FROM,
+    REFERENCES,
+    SEEDS_NEEDED,
+    Comparison,
+    Group,
+    Outcomes,
+    compare,
+    contest_name,
+    draw_groups,
+    more_seeds,
+    rate,
+    read_runs,
+    references,
+    success_interval,
+)
+from robo_repr.core.stats import mean_over_seeds
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    try:
+        paths, out = parse(arguments)
+        groups, left_out = read_runs(paths)
+        out = prepare(out or common_folder([run.path for group in groups for run in group.runs]))
+        comparisons = compare(groups)
+        # A file has no screen's width; 120 columns hold the table with most labels.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+        show(groups, comparisons, left_out, console)
+        try:
+            picture = draw_groups(groups, out / "report.png")
+            write(out / "report.json", groups, comparisons)
+        except OSError as error:
+            raise UserError(
+                f"The report cannot be written to {out} ({error.strerror or error}). Choose another folder: out=FOLDER."
+            ) from error
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(f"written to {picture} and {out / 'report.json'}")
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[list[Path], Path | None]:
+    """The folders to read, and `out`."""
+    paths, out = [], None
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            raise UserError(f"'{argument}' is not known. Write python scripts/report.py RUN_FOLDER... [out=FOLDER].")
+        if not equals or Path(argument).exists():
+            paths.append(Path(argument).expanduser())
+        elif key != "out":
+            raise UserError(f"'{argument}' is no folder and no setting. Write python scripts/report.py RUN_FOLDER... [out=FOLDER].")
+        elif not value:
+            raise UserError("out= is empty. Write out=FOLDER.")
+        else:
+            out = Path(value).expanduser()
+    if not paths:
+        raise UserError("No run is named. Write folders of runs, or a folder above them: python scripts/report.py runs/rl")
+    return paths, out
+
+
+def common_folder(runs: list[Path]) -> Path:
+    """The folder above all runs; the current one where they share no folder, or one that cannot be written."""
+    folder = Path(os.path.commonpath([run.resolve().parent for run in runs]))
+    shared = folder.parent != folder and os.access(folder, os.W_OK)
+    return Path(os.path.relpath(folder)) if shared and folder.is_relative_to(Path.cwd()) else folder if shared else Path()
+
+
+def prepare(out: Path) -> Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out} cannot be made ({error.strerror or error}). Name a folder that can be written.") from error
+    return out
+
+
+def show(groups: list[Group], comparisons: list[Comparison], left_out: list[tuple[Path, str]], console: Console) -> None:
+    """Prints a table for each contest, the verdicts, what was left out, and how to come by the seeds that lack."""
+
+    def say(line: str, style: str = "") -> None:
+        console.print(Text(line, style), soft_wrap=True)
+
+    for contest in dict.fromkeys(group.contest for group in groups):
+        console.print(table([group for group in groups if group.contest == contest], contest_name(contest)))
+    say(
+        "Intervals are 95 %: Student's t on a bootstrap over seeds and episodes, or with one seed Wilson's, which knows this policy alone.",
+        "dim",
+    )
+    if comparisons:
+        say("")
+    for comparison in comparisons:
+        if comparison.verdict == "better":
+            say(str(comparison), "bold")
+        elif comparison.estimate:
+            say(str(comparison))
+    # Pairs that are not compared all say the same of a group or of two tables; report.json names each of them.
+    for group in groups:
+        if (command := more_seeds(group)) and sum(other.contest == group.contest for other in groups) > 1:
+            have = "1 seed, which says" if len(group.runs) == 1 else f"{len(group.runs)} seeds, which say"
+            say(f"not compared: {group.label} has {have} nothing about the method; {SEEDS_NEEDED} are needed. Run more: {command}")
+    unequal = {comparison.reason: None for comparison in comparisons if comparison.reason.startswith(OTHER_CONTEST)}
+    for reason in unequal:
+        say(f"not compared: groups of different tables, {reason}")
+    if tested := [comparison for comparison in comparisons if comparison.estimate]:
+        say(footnote(tested, groups), "dim")
+    if left_out:
+        say("left out:")
+    for path, reason in left_out:
+        say(f"  {path}: {reason}")
+
+
+def footnote(tested: list[Comparison], groups: list[Group]) -> str:
+    """How the differences were tested."""
+    how = {comparison.paired for comparison in tested}
+    pairing = "paired by seed and episode" if how == {True} else "not paired" if how == {False} else "paired where the seeds are the same"
+    text = f"Differences: {pairing} (pairing needs the same {PAIRED_FROM} seeds or more)"
+    if min(comparison.level for comparison in tested) < 0.05:
+        text += "; Holm's correction for all pairs: chance alone calls any of them in at most 5 %, so intervals are wider than 95 %"
+    if max(sum(other.contest == group.contest for other in groups) for group in groups) > ALL_PAIRS:
+        text += f"; of more than {ALL_PAIRS} groups only pairs with the best are shown"
+    return f"{text}."
+
+
+def table(groups: list[Group], title: str) -> Table:
+    """The groups of one contest, the best first, and below them the reference policies on the same episodes."""
+    result = Table(title=title, title_justify="left")
+    result.add_column("group", overflow="fold")
+    result.add_column("seeds")
+    for heading in (f"success of {groups[0].episodes} [95 %]", "interval", "return [95 %]", "env steps", "time"):
+        result.add_column(heading, justify="right", no_wrap=heading != "interval")
+    for group in sorted(groups, key=lambda group: -success_interval([run.own for run in group.runs])[0]):
+        steps = [run.summary["env_steps"] for run in group.runs]
+        minutes = np.mean([run.summary["wall_s"] for run in group.runs]) / 60
+        span = str(max(steps)) if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
+        cells = (numbers(group.seeds), *figures([run.own for run in group.runs]), span, f"{minutes:.1f} min")
+        result.add_row(Text(group.label, "bold"), *cells)
+    result.add_section()
+    for policy, name in REFERENCES.items():
+        if known := references(groups, policy):
+            seeds = sorted({run.seed for group in groups for run in group.runs if policy in run.references})
+            result.add_row(name, numbers(seeds), *figures(known), "-", "-")
+    return result
+
+
+def figures(outcomes: Sequence[Outcomes]) -> tuple[str, str, str]:
+    """Success with its interval, where that comes from, and the return."""
+    value, interval = success_interval(outcomes)
+    mean = np.mean([seed.returns.mean() for seed in outcomes])
+    if len(outcomes) == 1:
+        return rate(value, interval), "Wilson", f"{mean:.1f}"
+    low, high = mean_over_seeds([seed.returns for seed in outcomes], share=False).interval()
+    return rate(value, interval), "over seeds", f"{mean:.1f} [{low:.1f} to {high:.1f}]"
+
+
+def numbers(seeds: list[int]) -> str:
+    """``0-2`` for seeds in a row, else a list."""
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(map(str, seeds))
+
+
+def write(path: Path, groups: list[Group], comparisons: list[Comparison]) -> None:
+    """report.json: the figures of the tables and the verdicts, each pair once."""
+    report = {"groups": [group_facts(group) for group in groups], "comparisons": [comparison_facts(each) for each in comparisons]}
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def group_facts(group: Group) -> dict:
+    own = [run.own for run in group.runs]
+    task, eval_camera, appearance, horizon, _ = group.contest
+    known = {policy: references([group], policy) for policy in REFERENCES}
+    return {
+        "label": group.label,
+        "task": task,
+        "eval_camera": eval_camera,
+        "appearance": appearance,
+        "horizon": horizon,
+        "runs": [str(run.path) for run in group.runs],
+        "seeds": group.seeds,
+        "episodes": group.episodes,
+        **result_facts(own),
+        "env_steps": [run.summary["env_steps"] for run in group.runs],
+        "wall_s": [run.summary["wall_s"] for run in group.runs],
+        **{policy: result_facts(outcomes) if outcomes else None for policy, outcomes in known.items()},
+    }
+
+
+def result_facts(outcomes: Sequence[Outcomes]) -> dict:
+    value, interval = success_interval(outcomes)
+    several = len(outcomes) > 1
+    returns = mean_over_seeds([seed.returns for seed in outcomes], share=False) if several else None
+    return {
+        "success": value,
+        "success_ci95": list(interval),
+        "interval": "seeds" if several else "wilson",
+        "success_by_seed": [float(seed.success.mean()) for seed in outcomes],
+        "return": float(np.mean([seed.returns.mean() for seed in outcomes])),
+        "return_ci95": list(returns.interval()) if returns else None,
+    }
+
+
+def comparison_facts(comparison: Comparison) -> dict:
+    facts = {"first": comparison.first, "second": comparison.second, "verdict": comparison.verdict, "text": str(comparison)}
+    if comparison.estimate is None:
+        return {**facts, "reason": comparison.reason}
+    interval = list(comparison.estimate.interval(comparison.level))
+    tested = {"p_value": comparison.estimate.p_value(), "level": comparison.level, "paired": comparison.paired}
+    return {**facts, "difference": comparison.estimate.value, "interval": interval, **tested}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,415 @@
+"""Tables, curves and verdicts from run folders that are made up here, so that what they should say is known."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from robo_repr.core import report
+from robo_repr.core.errors import Failure, UserError
+from robo_repr.core.metrics import append_row
+from robo_repr.core.report import compare, draw_curve, draw_groups, print_run, read_runs
+from robo_repr.core.stats import wilson
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+import report as command  # noqa: E402
+
+EPISODES = 50
+SETTINGS = {
+    "encoder": {"_target_": "robo_repr.encoders.mvp.MVP", "variant": "tiny"},
+    "agent": {"_target_": "agents.sb3.SAC", "gamma": 0.95},
+    "task": "reach",
+    "weights": None,
+    "camera": "L1",
+    "eval_camera": "L1",
+    "appearance": "plain",
+    "horizon": None,
+    "steps": 1000,
+    "eval_episodes": EPISODES,
+    "views": ["front"],
+    "seed": 0,
+    "device": "cpu",
+    "logger": "tensorboard",
+    "tag": None,
+    "run_dir": None,
+    "fresh": False,
+    "names": {"encoder": "mvp", "agent": "sac", "budget": "default"},
+}
+
+
+def outcome(successes, seed, episodes=EPISODES, lists=True):
+    """An evaluation in which this many of the episodes succeeded, which ones being drawn."""
+    won = np.random.default_rng(seed).permutation(episodes) < successes
+    row = {"success": successes / episodes, "success_ci95": wilson(successes, episodes), "success_end": successes / episodes}
+    row |= {"success_ever": successes / episodes, "return": float(10 + 20 * won.mean()), "episodes": episodes, "bad_physics": 0}
+    return row | ({"episode_success": won.astype(int), "episode_return": 10 + 20.0 * won} if lists else {})
+
+
+def make_run(folder, seed=0, successes=40, status="finished", lists=True, encoder="mvp", summary=(), **settings):
+    """A run folder as run_rl.py leaves it."""
+    settings = {**SETTINGS, **settings, "seed": seed, "names": {**SETTINGS["names"], "encoder": encoder}}
+    settings["encoder"] = {"_target_": f"robo_repr.encoders.{encoder}.X", **({"variant": "tiny"} if encoder == "mvp" else {})}
+    path = Path(folder) / f"s{seed}"
+    (path / "videos").mkdir(parents=True)
+    (path / "checkpoints" / "1000").mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    (path / "overrides.txt").write_text(f"encoder={encoder}\nseed={seed}\nviews=[front]\n")
+    trained = outcome(successes, seed, settings["eval_episodes"], lists)
+    facts = {"command": "rl", "status": status, **{key: value for key, value in trained.items() if not key.startswith("episode_")}}
+    facts |= {"env_steps": 1000, "updates": 200, "wall_s": 90.0, "task": settings["task"], "seed": seed, "agent": "sac"}
+    facts |= {key: settings[key] for key in ("camera", "eval_camera", "appearance")}
+    facts |= {"encoder": {"name": encoder, "weights_sha256": None, "trained_by": "nobody"}, "warnings": {}, **dict(summary)}
+    (path / "summary.json").write_text(json.dumps(facts))
+    for step in (250, 500, 750, 1000):
+        share = successes / settings["eval_episodes"] * step / 1000
+        row = {"env_steps": step, "train/success": share, "train/return": 10 + 20 * share, "eval/episodes": EPISODES}
+        append_row(path / "metrics.jsonl", row | {"eval/success": share, "eval/return": 10 + 20 * share})
+    where = {"camera": settings["eval_camera"], "appearance": settings["appearance"]}
+    for policy, won in (("random", 1), ("expert", settings["eval_episodes"])):
+        append_row(
+            path / "evaluations.jsonl", {"policy": policy, "env_steps": 0, **where, **outcome(won, seed, settings["eval_episodes"], lists)}
+        )
+    append_row(path / "evaluations.jsonl", {"policy": "trained", "env_steps": 1000, **where, **trained})
+    return path
+
+
+def three(folder, *successes, **settings):
+    """A group of one run per number, with the seeds 0, 1, 2 and so on."""
+    return [make_run(folder, seed, number, **settings) for seed, number in enumerate(successes)]
+
+
+@pytest.fixture
+def ask(capsys, tmp_path, monkeypatch):
+    """Runs scripts/report.py in tmp_path, without the picture, which takes half a second; returns exit code, output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "draw_groups", lambda groups, path: path)
+
+    def call(*arguments):
+        code = command.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+# ---- several runs ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("better", ["mvp", "pixels"])
+def test_the_better_group_is_named_in_both_directions(ask, tmp_path, better):
+    for encoder in ("mvp", "pixels"):
+        three(tmp_path / encoder, *((47, 45, 48) if encoder == better else (10, 12, 8)), encoder=encoder)
+    code, out, _ = ask("mvp", "pixels")
+    other = {"mvp": "pixels", "pixels": "mvp"}[better]
+    assert code == 0 and f"encoder={better} is better than encoder={other} by 73 points [" in out
+    assert "not compared" not in out and "no difference" not in out and "over seeds" in out
+    [comparison] = json.loads((tmp_path / "report.json").read_text())["comparisons"]
+    assert comparison["verdict"] == "better" and comparison["first"] == f"encoder={better}" and comparison["level"] == 0.05
+    assert comparison["difference"] == pytest.approx(0.7333, abs=1e-3) and 0 < comparison["interval"][0] < comparison["difference"]
+
+
+def test_equal_groups_show_no_difference(ask, tmp_path):
+    three(tmp_path / "mvp", 40, 20, 30)
+    three(tmp_path / "pixels", 30, 41, 21, encoder="pixels")
+    _, out, _ = ask(".")
+    assert "encoder=pixels and encoder=mvp: no difference shown (1 points [" in out and "is better" not in out
+
+
+def test_fewer_than_three_seeds_are_refused_and_the_command_for_more_is_said(ask, tmp_path):
+    make_run(tmp_path / "mvp", 1, 50)
+    three(tmp_path / "pixels", 1, 0, encoder="pixels")
+    code, out, _ = ask(".")
+    assert code == 0 and "is better" not in out and "no difference" not in out and "Wilson" in out
+    assert "not compared: encoder=mvp has 1 seed, which says nothing about the method; 3 are needed." in out
+    assert "python run_rl.py -m encoder=mvp 'views=[front]' seed=0,2\n" in out
+    assert "encoder=pixels has 2 seeds" in out and "python run_rl.py encoder=pixels 'views=[front]' seed=2\n" in out
+    [comparison] = json.loads((tmp_path / "report.json").read_text())["comparisons"]
+    assert comparison["verdict"] == "not compared" and "encoder=mvp has 1 seed" in comparison["reason"] and "difference" not in comparison
+
+
+def test_the_difference_is_the_mean_over_unequal_seeds(tmp_path):
+    three(tmp_path / "mvp", 50, 40, 45, 45)
+    three(tmp_path / "pixels", 10, 20, 15, encoder="pixels")
+    [comparison] = compare(read_runs([tmp_path])[0])
+    assert comparison.estimate.value == pytest.approx(0.6) and not comparison.paired and comparison.verdict == "better"
+
+
+def test_pairing_needs_the_same_seeds_and_the_order_of_episodes(tmp_path):
+    three(tmp_path / "a", 50, 40, 45, 45, 41)
+    three(tmp_path / "b", 10, 20, 15, 12, 13, encoder="pixels")
+    assert [each.paired for each in compare(read_runs([tmp_path])[0])] == [True]
+    three(tmp_path / "c", 10, 20, 15, 12, 13, encoder="random", lists=False)  # an older folder
+    for seed in range(1, 6):
+        make_run(tmp_path / "d", seed, 30, encoder="clip")
+    paired = [{each.first, each.second} for each in compare(read_runs([tmp_path])[0]) if each.paired]
+    assert paired == [{"encoder=mvp", "encoder=pixels"}]
+
+
+def test_older_folders_count_successes(tmp_path):
+    """Without a list per episode the number of successes gives the same interval."""
+    three(tmp_path / "new" / "x", 31, 22, 40)
+    three(tmp_path / "old" / "x", 31, 22, 40, lists=False)
+    (new,), _ = read_runs([tmp_path / "new"])
+    (old,), _ = read_runs([tmp_path / "old"])
+    a, b = (report.success_interval([run.own for run in group.runs]) for group in (new, old))
+    assert a[0] == b[0] == pytest.approx(0.62) and a[1] == pytest.approx(b[1], abs=0.02)
+    assert new.runs[0].own.in_order and not old.runs[0].own.in_order
+    assert new.runs[0].own.success.sum() == old.runs[0].own.success.sum() == 31
+
+
+def test_lists_of_another_evaluation_are_not_used(tmp_path):
+    """The row that counts is the one that the summary tells of."""
+    path = make_run(tmp_path, successes=31)
+    row = {"policy": "trained", "env_steps": 500, "camera": "L1", "appearance": "plain", **outcome(7, 0)}
+    append_row(path / "evaluations.jsonl", row)
+    append_row(path / "evaluations.jsonl", {**row, "camera": "L5"})
+    (group,), _ = read_runs([path])
+    assert group.runs[0].own.success.sum() == 31
+
+
+def test_what_cannot_be_used_is_left_out_with_the_reason(ask, tmp_path):
+    folder = tmp_path / "mvp"
+    make_run(folder, 0)
+    make_run(folder, 1, status="failed")
+    make_run(folder, 2).joinpath("summary.json").unlink()
+    make_run(folder, 3).joinpath("summary.json").write_text('{"command": "rl", "stat')
+    make_run(folder, 4).joinpath("summary.json").write_text('{"status": "finished"}')
+    make_run(folder, 5).joinpath("config.yaml").write_text("- [")
+    make_run(folder, 6, summary={"command": "pretrain"})
+    make_run(folder, 7).rename(folder / "s7.old-1")
+    (groups, left_out) = read_runs([tmp_path])
+    assert [group.seeds for group in groups] == [[0]]
+    reasons = {path.name: reason for path, reason in left_out}
+    expected = {"s1": "failed", "s2": "summary.json", "s3": "broken", "s4": "broken: no 'success'", "s5": "broken", "s6": "pretrain"}
+    expected |= {"s7.old-1": "fresh=true"}
+    assert reasons.keys() == expected.keys() and all(word in reasons[name] for name, word in expected.items())
+    code, out, _ = ask(".")
+    assert code == 0 and all(f"mvp/{name}: " in out for name in expected)
+    assert read_runs([folder / "s7.old-1"])[0][0].seeds == [7]  # named itself it counts
+
+
+def test_of_two_runs_with_one_seed_the_newer_counts(tmp_path):
+    older, newer = make_run(tmp_path / "a", 0, 10), make_run(tmp_path / "b", 0, 40, tag="again", device="cuda")
+    for path, time in ((older, 1000), (newer, 2000)):
+        os.utime(path / "summary.json", (time, time))
+    for order in ([older, newer], [newer, older], [newer, older, newer.parent]):  # a run named twice is one run
+        (group,), left_out = read_runs(order)
+        assert [run.path for run in group.runs] == [newer]
+        assert [(path, str(newer) in reason and "newer" in reason) for path, reason in left_out] == [(older, True)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("task", "push"), ("eval_camera", "L3"), ("appearance", "varied"), ("horizon", 50), ("eval_episodes", 20)]
+)
+def test_other_episodes_are_not_compared(ask, tmp_path, setting, value):
+    three(tmp_path / "a", 20, 19, 18)
+    three(tmp_path / "b", 1, 2, 3, **{setting: value})
+    code, out, _ = ask(".")
+    assert code == 0 and "is better" not in out and "no difference" not in out
+    both = " and ".join(sorted((str(SETTINGS[setting]), str(value))))
+    assert f"not compared: groups of different tables, their episodes are not the same ({setting} {both})" in out
+    assert out.count("random policy") == 2  # each table has its own reference lines
+
+
+def test_a_training_setting_may_differ(tmp_path):
+    three(tmp_path / "a", 49, 48, 50)
+    three(tmp_path / "b", 1, 2, 3, camera="L3")
+    [comparison] = compare(read_runs([tmp_path])[0])
+    assert str(comparison).startswith("camera=L1 is better than camera=L3 by ")
+
+
+def test_labels_say_what_differs(tmp_path):
+    make_run(tmp_path / "a")
+    assert [group.label for group in read_runs([tmp_path])[0]] == ["a"]
+    make_run(tmp_path / "b", encoder="pixels")  # its class and keys differ too, which the name says already
+    assert [group.label for group in read_runs([tmp_path])[0]] == ["encoder=mvp", "encoder=pixels"]
+    make_run(tmp_path / "c", views=["front", "wrist"], weights="random", agent={**SETTINGS["agent"], "gamma": 0.9})
+    assert [group.label for group in read_runs([tmp_path])[0]] == [
+        "encoder=mvp agent.gamma=0.95 weights=null views=[front]",
+        "encoder=pixels agent.gamma=0.95 weights=null views=[front]",
+        "encoder=mvp agent.gamma=0.9 weights=random views=[front,wrist]",
+    ]
+
+
+def test_labels_with_brackets_are_printed_as_they_are(ask, tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", views=["front", "wrist"])  # rich would take [front,wrist] for a colour
+    _, out, _ = ask(".")
+    assert "│ views=[front,wrist] " in out and "not compared: views=[front,wrist] has" in out
+
+
+def test_many_groups_are_compared_with_the_best_and_counted_all(ask, tmp_path):
+    for index in range(10):
+        three(tmp_path / f"g{index}", 4 * index, 4 * index + 2, 4 * index + 1, encoder=f"e{index}")
+    found = compare(read_runs([tmp_path])[0])
+    assert len(found) == 9 and {each.first for each in found} == {"encoder=e9"}
+    assert min(each.level for each in found) == pytest.approx(0.05 / 45)  # 45 pairs, though 9 are shown
+    for each in found:
+        low, high = each.estimate.interval(each.level)
+        assert (each.verdict == "better") == (low > 0 or high < 0)
+    assert {each.verdict for each in found} == {"better", "no difference shown"}
+    _, out, _ = ask(".")
+    assert "Holm" in out and "only pairs with the best are shown" in out
+
+
+def test_references_count_each_seed_once(ask, tmp_path):
+    three(tmp_path / "a", 40, 41, 42)
+    three(tmp_path / "b", 20, 21, 22, encoder="pixels")
+    groups, _ = read_runs([tmp_path])
+    assert len(report.references(groups, "random")) == 3
+    _, out, _ = ask(".")
+    [line] = [line for line in out.splitlines() if "random policy" in line]
+    assert "0-2" in line and "2 % [0 to 11]" in line
+
+
+def test_report_files(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "draw_groups", draw_groups)
+    three(tmp_path / "runs" / "a", 40, 41, 42)
+    code, out, _ = ask("runs/a/s0", "runs/a/s1")
+    assert code == 0 and "written to runs/a/report.png and runs/a/report.json" in out
+    [group] = json.loads((tmp_path / "runs" / "a" / "report.json").read_text())["groups"]
+    assert group["seeds"] == [0, 1] and group["success"] == pytest.approx(0.81) and group["interval"] == "seeds"
+    assert group["random"]["success"] == pytest.approx(0.02) and group["runs"] == ["runs/a/s0", "runs/a/s1"]
+    code, out, _ = ask("runs", "out=elsewhere/deep")
+    assert (tmp_path / "elsewhere" / "deep" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "No run is named"),
+        (["nowhere"], "nowhere does not exist"),
+        (["file"], "file is a file"),
+        (["empty"], "no run in empty"),
+        (["failed"], "no finished run in failed"),
+        (["good", "ot=x"], "out=FOLDER"),
+        (["good", "out="], "out= is empty"),
+        (["good", "out=file"], "out=file cannot be made"),
+        (["good", "--json"], "--json"),
+    ],
+)
+def test_mistakes(ask, tmp_path, arguments, says):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    make_run(tmp_path / "failed", status="failed")
+    make_run(tmp_path / "good")
+    code, out, err = ask(*arguments)
+    assert code == 2 and out == "" and says in err and err.count("\n") == 1
+
+
+def test_it_needs_no_torch(tmp_path):
+    three(tmp_path / "a", 40, 41, 42)
+    script = "import sys; sys.path.insert(0, 'scripts'); import report; report.main(sys.argv[1:]); print(sorted(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "'numpy'" in out and "'matplotlib.figure'" in out and "'torch'" not in out and "'matplotlib.pyplot'" not in out
+
+
+# ---- one run ---------------------------------------------------------------------------------------------------------------------
+
+
+def printed(run):
+    console = Console(width=200)
+    with console.capture() as captured:
+        print_run(run, console)
+    return captured.get()
+
+
+def test_the_table_of_a_run(tmp_path):
+    path = make_run(tmp_path, successes=47)
+    out = printed(path)
+    assert "trained │      94 % [84 to 98]" in out and out.index("trained") < out.index("random ") < out.index("expert ")
+    assert "200 updates; 1 min 30 s" in out and f"checkpoint  {path / 'checkpoints' / '1000'}" in out and "films       none" in out
+    assert "curve " not in out and "bad physics" not in out
+    draw_curve(path)
+    assert f"curve       {path / 'curve.png'}" in printed(path)
+
+
+def test_the_table_names_bad_physics(tmp_path):
+    path = make_run(tmp_path, summary={"warnings": {"badqacc": 2, "badqpos": 1, "contactfull": 0}})
+    assert "bad physics 3 training episodes ended by MuJoCo's warnings (badqacc 2, badqpos 1)\n" in printed(path)
+    row = {"policy": "trained", "env_steps": 1000, "camera": "L1", "appearance": "plain", **outcome(40, 0), "bad_physics": 4}
+    append_row(path / "evaluations.jsonl", row)
+    assert "; 4 of 50 evaluation episodes" in printed(path)
+
+
+@pytest.mark.parametrize("agent", ["random", "expert"])
+def test_the_table_of_a_reference_agent(tmp_path, agent):
+    path = make_run(tmp_path, summary={"agent": agent, "env_steps": 0, "updates": 0})
+    (path / "checkpoints" / "1000").rmdir()
+    rows = [row for row in report.read_evaluations(path) if row["policy"] != "trained"]
+    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = printed(path)
+    assert "trained" not in out and out.count(f"│ {agent} ") == 1 and "checkpoint  none" in out and "does not learn" in out
+    other = {"random": "expert", "expert": "random"}[agent]
+    assert out.count(f"│ {other} ") == 1 and out.index(f"│ {agent} ") < out.index(f"│ {other} ")
+
+
+def test_the_table_of_an_older_run(tmp_path):
+    path = make_run(tmp_path, lists=False)
+    summary = json.loads((path / "summary.json").read_text())
+    del summary["agent"], summary["warnings"]
+    (path / "summary.json").write_text(json.dumps(summary))
+    assert "trained │" in printed(path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"env_steps": 100}],
+        [{"env_steps": 100, "train/success": 0.5, "train/return": None, "eval/success": 0.2}],  # no eval/episodes
+        [{"env_steps": 100, "eval/success": None, "eval/return": None, "eval/episodes": 5}, {"step": 3}],
+        [{"env_steps": step, "train/success": step / 300, "eval/success": 1.0, "eval/episodes": 5} for step in (100, 200, 300)],
+    ],
+)
+def test_a_curve_is_drawn_whatever_rows_there_are(tmp_path, rows):
+    path = make_run(tmp_path)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"env_st')
+    assert draw_curve(path) == path / "curve.png" and (path / "curve.png").stat().st_size > 5000
+    groups, _ = read_runs([path])
+    assert draw_groups(groups, tmp_path / "report.png").stat().st_size > 5000
+
+
+def test_a_curve_that_cannot_be_written_is_a_failure(tmp_path):
+    path = make_run(tmp_path)
+    (path / "curve.png.tmp").mkdir()
+    with pytest.raises(Failure, match=r"curve\.png cannot be written \(Is a directory\)"):
+        draw_curve(path)
+
+
+def test_a_curve_shows_the_metrics(tmp_path, monkeypatch):
+    path = make_run(tmp_path, successes=40)
+    figures = []
+    monkeypatch.setattr(report, "_save", lambda figure, path: figures.append(figure))
+    draw_curve(path)
+    success, returns = figures[0].axes
+    lines = {line.get_label(): line for line in success.get_lines()}
+    assert lines["training"].get_xydata().tolist() == [[250, 0.2], [500, 0.4], [750, 0.6], [1000, 0.8]]
+    assert lines["random policy"].get_ydata()[0] == 0.02 and lines["expert"].get_ydata()[0] == 1
+    [bars] = success.containers[0].lines[2]
+    assert [tuple(bar[:, 1]) for bar in bars.get_segments()][-1] == pytest.approx(wilson(40, 50))
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()][-2:] == ["random policy", "expert"]
+    assert returns.get_lines()[0].get_ydata()[-1] == pytest.approx(26)
+
+
+def test_curves_of_groups_are_means_with_the_range(tmp_path, monkeypatch):
+    three(tmp_path / "a", 10, 20, 45)
+    figures = []
+    monkeypatch.setattr(report, "_save", lambda figure, path: figures.append(figure))
+    draw_groups(read_runs([tmp_path])[0], tmp_path / "x.png")
+    success = figures[0].axes[0]
+    assert success.get_lines()[0].get_ydata().tolist() == pytest.approx([0.125, 0.25, 0.375, 0.5])
+    corners = success.collections[0].get_paths()[0].vertices
+    assert corners[corners[:, 0] == 1000][:, 1].min() == pytest.approx(0.2) and corners[:, 1].max() == pytest.approx(0.9)
+
+
+def test_no_path_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="no config.yaml"):
+        read_runs([tmp_path])
