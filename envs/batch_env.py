@@ -1,6 +1,7 @@
 """N worlds of a task as one gymnasium vector environment with pictures, moving cameras and exact snapshots."""
 
 import time
+from collections import Counter
 from typing import Any
 
 import gymnasium
@@ -12,10 +13,11 @@ from gymnasium.vector.utils import batch_space
 from envs.appearance import sample_look
 from envs.cameras import nominal_cameras, sample_poses, to_world
 from envs.sim import ThreadsSim
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.seeding import rng
 
 REWARDS = ("dense", "sparse")
+REWARD_ROUNDING = 1e-6  # how far beyond a task's `reward_range` a reward may be
 HOLD = 10  # steps in a row that the success condition must hold, up to an episode's last step (MVP's rule)
 
 
@@ -31,11 +33,20 @@ class BatchEnv(VectorEnv):
     step: the observation returned is the next episode's first one, and ``info["final_obs"]`` holds the last one of the old.
 
     Info of a step, all of the step just taken and (N,): ``success`` (the condition held through the last 10 steps), ``success_end`` (holds
-    now), ``success_ever``, ``episode_return``, ``episode_length``, ``bad_physics`` (MuJoCo gave the world up; the episode was ended as a
-    failure), ``_final_obs`` (rows of ``final_obs`` that are valid; the key is there when any is).
+    now), ``success_ever``, ``episode_return``, ``episode_length``, ``bad_physics`` (MuJoCo warned of the world or gave it up; see below),
+    ``_final_obs`` (rows of ``final_obs`` that are valid; the key is there when any is).
+
+    A world of which MuJoCo warns ends its episode in that step as a failure: reward 0, no ``success`` and no ``success_end``, and its last
+    observation is of the state before the step, for what came of it is no physics. `warnings` counts such episodes by the warning's name
+    (`envs.sim.WARNINGS`, or ERROR where the engine gave up) since the environment was made; a snapshot carries the counts on.
 
     Every episode has an id. Its start state, cameras and appearance are functions of (seed, id) alone, whatever the policy, the cameras or
     the other worlds did before.
+
+    Raises (reset, step):
+        Failure: a start state that MuJoCo warns of; a sensor, observation or reward of the task that is not finite; a reward outside the
+            task's ``reward_range``; pictures that cannot be drawn. It names the step (calls of `step` are counted as `warnings` are), the
+            world, its episode and the term. The environment should be closed then.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_fps": 20, "render_modes": []}
@@ -67,7 +78,9 @@ class BatchEnv(VectorEnv):
         self.camera, self.appearance, self.image_size, self.privileged = camera, appearance, image_size, privileged
         self.frame_stack, self.reward, self._evaluation_ids = frame_stack, reward, episode_ids
         self.seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
+        self.warnings: dict[str, int] = {}
 
+        self._calls = 0  # of step, for messages
         self._counts = np.zeros(num_envs, dtype=np.int64)  # episodes begun in each world
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._held = np.zeros(num_envs, dtype=np.int64)  # steps in a row that the condition has held
@@ -118,10 +131,13 @@ class BatchEnv(VectorEnv):
         """One control step of every world; see the class."""
         actions = self._checked(actions)
         began = time.perf_counter()
-        bad = self._sim.step(self.task.control(self._sim, self._readings, actions), self.task.substeps)
-        self._readings = self._sim.readings()
+        self._calls += 1
+        broken = self._sim.step(self.task.control(self._sim, self._readings, actions), self.task.substeps)
+        self.warnings = dict(Counter(self.warnings) + Counter(broken.values()))
+        bad = np.isin(np.arange(self.num_envs), list(broken))
+        self._read()
         holds = self.task.success(self._readings).numpy() & ~bad
-        reward = holds.astype(np.float32) if self.reward == "sparse" else self.task.reward(self._readings).numpy()
+        reward = holds.astype(np.float32) if self.reward == "sparse" else self._dense_reward()
         reward = np.where(bad, np.float32(0), reward)
         self._steps += 1
         self._held = np.where(holds, self._held + 1, 0)
@@ -184,6 +200,8 @@ class BatchEnv(VectorEnv):
             "ever": self._ever.copy(),
             "returns": self._returns.copy(),
             "frames": self._frames.clone(),
+            "calls": self._calls,
+            "warnings": dict(self.warnings),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -191,6 +209,7 @@ class BatchEnv(VectorEnv):
 
         Raises:
             UserError: the snapshot is of another number of worlds, views or picture size.
+            Failure: it holds numbers that are not finite.
         """
         found, expected = tuple(state["frames"].shape), tuple(self._frames.shape)
         if found != expected or state["sim"].shape != self._sim.get_state().shape:
@@ -204,8 +223,9 @@ class BatchEnv(VectorEnv):
         self._sim.set_state(state["sim"])
         self.task.load_state_dict(state["task"])
         self._begin_episodes(np.arange(self.num_envs))
-        self._readings = self._sim.readings()
+        self._read()
         self._frames = state["frames"].clone()
+        self._calls, self.warnings = int(state["calls"]), {kind: int(count) for kind, count in state["warnings"].items()}
         self._begun = True
 
     def observation(self) -> dict[str, torch.Tensor]:
@@ -213,6 +233,8 @@ class BatchEnv(VectorEnv):
         frames = self._frames[:, :, 0] if self.frame_stack == 1 else self._frames
         camera = self._world_poses(self._cameras, self._poses).astype(np.float32)
         state = self.task.observe(self._readings, self.privileged)
+        self._refuse_infinities("state", state.numpy())
+        self._refuse_infinities("camera", camera)
         return {"images": frames.to(self.device), "state": state.to(self.device), "camera": self._tensor(camera)}
 
     def close_extras(self, **kwargs) -> None:
@@ -227,13 +249,52 @@ class BatchEnv(VectorEnv):
         """Puts worlds into the start states of their current episodes."""
         began = time.perf_counter()
         self._sim.write(ids, self.task.reset([rng(self.seed, "start", *self._episode(i)) for i in ids]))
-        self._sim.forward(ids)
-        self._readings = self._sim.readings()
+        broken = self._sim.forward(ids)
+        if broken:
+            world, kind = next(iter(broken.items()))
+            raise Failure(
+                f"{self._place(world)}: MuJoCo refuses the episode's start state ({kind}), so it cannot begin. A start state must be one "
+                "from which the physics can go on. Look at what the task's reset returns, and at <size memory> of its model."
+            )
+        self._read()
         self.task.begin(ids, self._readings)
         self._steps[ids] = self._held[ids] = 0
         self._ever[ids], self._returns[ids] = False, 0
         self._begin_episodes(ids)
         self.seconds["reset"] += time.perf_counter() - began
+
+    def _read(self) -> None:
+        """Takes the sensors' current readings of all worlds."""
+        self._readings = self._sim.readings()
+        for sensor, value in self._readings.items():
+            self._refuse_infinities(f"sensor {sensor}", value.numpy())
+
+    def _dense_reward(self) -> np.ndarray:
+        """(N,) the task's reward, checked."""
+        reward = self.task.reward(self._readings).numpy()
+        low, high = self.task.reward_range
+        within = (reward >= low - REWARD_ROUNDING) & (reward <= high + REWARD_ROUNDING)
+        if not within.all():
+            self._refuse_infinities("reward", reward)
+            world = int(np.flatnonzero(~within)[0])
+            raise Failure(
+                f"{self._place(world)}: the reward {reward[world]:g} is outside the range [{low:g}, {high:g}] that the task declares. "
+                "Bound it in the task's reward, or declare its true range as the task's reward_range."
+            )
+        return reward
+
+    def _refuse_infinities(self, term: str, value: np.ndarray) -> None:
+        finite = np.isfinite(value)
+        if not finite.all():
+            world = int(np.argwhere(~finite)[0, 0])
+            raise Failure(
+                f"{self._place(world)}: {term} is not finite ({np.array2string(value[world].reshape(-1)[:4], precision=3)}). Everything "
+                "that learns from it would turn to NaN. Look for a division by zero or a root of a negative number in the task, or for an "
+                "unstable model."
+            )
+
+    def _place(self, world: int) -> str:
+        return f"Step {self._calls}, world {world}, episode {'/'.join(map(str, self._episode(world)))}"
 
     def _begin_episodes(self, ids: np.ndarray) -> None:
         """Draws cameras and looks of the worlds' current episodes: functions of the seed and the episode alone, so never saved."""

@@ -22,10 +22,11 @@ from importlib import import_module  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from robo_repr.core.errors import UserError, unknown  # noqa: E402
+from robo_repr.core.errors import Failure, UserError, unknown  # noqa: E402
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libopengl0"
 QUALITIES = ("fast", "full")
+_GL_OUT_OF_MEMORY = 0x0505
 BACKENDS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}
 
 
@@ -55,6 +56,11 @@ if BACKEND in ("egl", "osmesa"):
 
 import mujoco  # noqa: E402
 import mujoco.batch  # noqa: E402
+
+# Warnings are counted per world (envs/sim.py) and still printed; MuJoCo's file of them would appear wherever one happens to work.
+_log = mujoco.MjLogConfig.get()
+_log.logto_file = False
+_log.set()
 
 
 @dataclass
@@ -93,9 +99,9 @@ class Renderer:
                 "privileged=true, which needs no pictures."
             )
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
-        self._done: queue.SimpleQueue = queue.SimpleQueue()
+        ready: queue.SimpleQueue = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(target=_Worker.main, args=(model, quality, self._jobs, self._done), daemon=True) for _ in range(threads)
+            threading.Thread(target=_Worker.main, args=(model, quality, self._jobs, ready), daemon=True) for _ in range(threads)
         ]
         # torch's first optimiser imports this module and with it another LLVM, which crashes inside Mesa's once a context exists.
         import torch._dynamo  # noqa: F401
@@ -103,25 +109,50 @@ class Renderer:
         for thread in self._threads:
             thread.start()
         _OPEN.add(self)
-        failures = [failure for failure in (self._done.get() for _ in self._threads) if failure is not None]
+        failure = self._answer(ready, threads)
         _close_all_at_exit()
-        if failures:
+        if failure is not None:
             self.close()
             raise UserError(
-                f"OpenGL context could not be opened with MUJOCO_GL={BACKEND}: {failures[0]}. Unset MUJOCO_GL to let a working backend be "
-                f"found, or install the libraries (as root: apt-get install {GL_PACKAGES})."
+                f"OpenGL context could not be opened with MUJOCO_GL={BACKEND}: {_words(failure)}. Unset MUJOCO_GL to let a working backend "
+                f"be found, or install the libraries (as root: apt-get install {GL_PACKAGES})."
             )
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
-        """Fills out (n, V, H, W, 3) uint8, row by row as the pictures show it from the top."""
+        """Fills out (n, V, H, W, 3) uint8, row by row as the pictures show it from the top.
+
+        Raises:
+            Failure: a worker could not draw: its context is lost, memory ran out, the scene has too many geoms. `out` is not to be used.
+        """
         if not shots:
             return
+        # A queue of its own for every call: were a call interrupted, its late answers would pass for those of the next one.
+        done: queue.SimpleQueue = queue.SimpleQueue()
         count = min(len(self._threads), len(shots))
         for part in np.array_split(np.arange(len(shots)), count):
-            self._jobs.put(([shots[i] for i in part], out[part[0] : part[-1] + 1]))
-        failures = [failure for failure in (self._done.get() for _ in range(count)) if failure is not None]
-        if failures:
-            raise RuntimeError(f"drawing failed: {failures[0]}") from failures[0]
+            self._jobs.put(([shots[i] for i in part], out[part[0] : part[-1] + 1], done))
+        failure = self._answer(done, count)
+        if isinstance(failure, UserError):
+            raise failure
+        if failure is not None:
+            raise Failure(
+                f"Pictures could not be drawn: {_words(failure)}. What was saved before is whole: the same command goes on from a run's "
+                "last checkpoint. If memory is short, use fewer worlds (num_envs), smaller pictures (image_size) or fewer views; if not, "
+                "look at the graphics driver (was the card reset or the display closed?)."
+            ) from failure
+
+    def _answer(self, done: queue.SimpleQueue, count: int) -> BaseException | None:
+        """Waits for `count` answers of workers and returns the first failure; never waits for a worker that is no more."""
+        failures = []
+        while count:
+            try:
+                failures.append(done.get(timeout=1))
+                count -= 1
+            except queue.Empty:
+                if not all(thread.is_alive() for thread in self._threads):
+                    failures.append(RuntimeError("a thread that draws has ended"))
+                    break
+        return next((failure for failure in failures if failure is not None), None)
 
     def close(self) -> None:
         """Ends the worker threads, each of which frees its own context."""
@@ -131,6 +162,15 @@ class Renderer:
         for thread in self._threads:
             thread.join(timeout=10)
         self._threads = []
+
+
+def _words(failure: BaseException) -> str:
+    """What happened, for people."""
+    if isinstance(failure, MemoryError):
+        return f"the machine ran out of memory ({type(failure).__name__}: {failure})"
+    if isinstance(failure, mujoco.FatalError):
+        return f"MuJoCo's renderer gave up, as it does when its OpenGL context is lost (FatalError: {failure})"
+    return str(failure) if type(failure) is RuntimeError else f"{type(failure).__name__}: {failure}"
 
 
 _OPEN: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
@@ -160,21 +200,26 @@ class _Worker:
         if quality == "fast":
             self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        mujoco.mjr_getError()  # forgets what building the context left behind
+        self.unread = np.random.default_rng(0).integers(0, 256, (1, 16, 3), dtype=np.uint8)  # what no picture looks like
         self.near, self.far = model.vis.map.znear * model.stat.extent, model.vis.map.zfar * model.stat.extent
 
     @staticmethod
-    def main(model: mujoco.MjModel, quality: str, jobs: queue.SimpleQueue, done: queue.SimpleQueue) -> None:
+    def main(model: mujoco.MjModel, quality: str, jobs: queue.SimpleQueue, ready: queue.SimpleQueue) -> None:
+        # Every failure is answered, whatever it is: someone waits for it.
         try:
             worker = _Worker(model, quality)
-        except Exception as error:
-            done.put(error)
+        except BaseException as error:
+            ready.put(error)
             return
-        done.put(None)
+        ready.put(None)
         while (job := jobs.get()) is not None:
+            shots, out, done = job
             try:
-                worker.draw(*job)
+                worker.draw(shots, out)
+                worker.check()
                 done.put(None)
-            except Exception as error:
+            except BaseException as error:
                 done.put(error)
         worker.context.free()
         worker.gl.free()
@@ -191,12 +236,27 @@ class _Worker:
             mujoco.mj_camlight(self.model, self.data)
             self.option.geomgroup[5] = shot.look.clutter
             mujoco.mjv_updateScene(self.model, self.data, self.option, None, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene)
+            if self.scene.status:
+                raise Failure(
+                    f"A scene has more geoms than the {self.scene.maxgeom} that a picture has room for (MuJoCo's VGEOMFULL), so some would "
+                    "be missing. Use a model with fewer geoms and sites, or no skins and tendons."
+                )
             self._apply(shot.look)
             for pose, picture in zip(shot.cameras, pictures, strict=True):
                 self._aim(pose)
                 mujoco.mjr_render(viewport, self.scene, self.context)
                 mujoco.mjr_readPixels(flipped, None, viewport, self.context)
                 picture[:] = flipped[::-1]
+
+    def check(self) -> None:
+        """Raises RuntimeError if OpenGL reports an error or reads nothing back: without its context it does nothing, in silence."""
+        code = mujoco.mjr_getError()
+        if code:
+            raise MemoryError("on the graphics card") if code == _GL_OUT_OF_MEMORY else RuntimeError(f"OpenGL error 0x{code:04x}")
+        read = self.unread.copy()
+        mujoco.mjr_readPixels(read, None, mujoco.MjrRect(0, 0, read.shape[1], 1), self.context)
+        if np.array_equal(read, self.unread):
+            raise RuntimeError("the OpenGL context is lost: pictures cannot be read back")
 
     def _aim(self, pose: np.ndarray) -> None:
         """Moves the scene's GL cameras, so that the shared model stays untouched."""

@@ -27,6 +27,7 @@ class Reach:
     horizon = 50
     substeps = 10
     action_dim = 3
+    reward_range = (0.0, 1.0)
     instructions = (
         "reach the red ball",
         "move the gripper to the red ball",

@@ -5,22 +5,6 @@ import torch
 from envs import list_tasks, make_env
 from robo_repr.core.errors import UserError
 
-SMALL = {"num_envs": 3, "horizon": 12, "image_size": 32}
-
-
-@pytest.fixture
-def build():
-    """make_env whose environments are closed after the test."""
-    built = []
-
-    def make(task="reach", **settings):
-        built.append(make_env(task, **{**SMALL, **settings}))
-        return built[-1]
-
-    yield make
-    for env in built:
-        env.close()
-
 
 def actions(env, step):
     return np.random.default_rng(step).uniform(-1, 1, (env.num_envs, env.single_action_space.shape[0]))
@@ -74,6 +58,70 @@ def test_the_kth_episode_starts_alike_whatever_happened_before(build):
     assert all(torch.equal(a["images"], b["images"]) for a, b in zip(base, starts(still), strict=True))
     more_worlds = starts(actions, num_envs=5)
     assert all(torch.equal(a["state"], b["state"][:3]) for a, b in zip(base, more_worlds, strict=True))
+
+
+def test_every_episode_is_the_one_that_runs_alone(build):
+    """The last observation of each of nine episodes, three after another in three worlds, is that of the episode in a single world."""
+
+    def action(episode, step):
+        return np.random.default_rng([episode, step]).uniform(-1, 1, 3)
+
+    settings = {"views": ["front", "wrist"], "camera": "L3", "appearance": "random", "frame_stack": 2, "horizon": 4, "render_threads": 1}
+    ids = [11, 4, 7, 20, 5, 6, 30, 31, 32]
+    env = build(**settings, episode_ids=ids)
+    env.reset()
+    found = {}
+    for step in range(12):
+        running = [episode[1] for episode in env.episodes]
+        info = env.step(np.stack([action(episode, step % 4) for episode in running]))[4]
+        if step % 4 == 3:
+            assert info["_final_obs"].all()
+            found |= {e: ({k: v[w] for k, v in info["final_obs"].items()}, info["episode_return"][w]) for w, e in enumerate(running)}
+    assert list(found) == ids
+    alone = build(**settings, episode_ids=ids[::-1], num_envs=1)
+    alone.reset()
+    for episode in ids[::-1]:
+        last, total = found[episode]
+        for step in range(4):
+            info = alone.step(action(episode, step)[None])[4]
+        assert all(torch.equal(last[key], info["final_obs"][key][0]) for key in last)
+        assert torch.isclose(total, info["episode_return"][0], atol=1e-6)
+    assert not torch.equal(found[11][0]["state"], found[4][0]["state"])
+
+
+def test_what_is_seen_leaves_the_physics_untouched(build):
+    """Named streams: cameras, looks, views and quality take nothing from the start states and change no bit of what follows."""
+
+    def course(**settings):
+        env = build(
+            **{
+                "views": ["wrist", "left"],
+                "privileged": True,
+                "num_envs": 2,
+                "horizon": 4,
+                "image_size": 16,
+                "render_threads": 1,
+                **settings,
+            }
+        )
+        states = [env.reset()[0]["state"].clone()]
+        for step in range(9):
+            obs, reward, *_ = env.step(actions(env, step))
+            states.append(torch.cat([obs["state"].flatten(), reward]))
+        return torch.cat([state.flatten() for state in states])
+
+    base = course()
+    variants = (
+        {"camera": "L5"},
+        {"appearance": "random"},
+        {"views": ["wrist", "left"]},
+        {"views": []},
+        {"quality": "full"},
+        {"frame_stack": 3},
+    )
+    for variant in variants:
+        assert torch.equal(course(**variant), base), variant
+    assert not torch.isclose(course(seed=1), base).all()
 
 
 def test_evaluation_episodes_are_fixed_by_their_ids(build):

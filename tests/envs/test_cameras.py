@@ -14,6 +14,7 @@ unit = (
     .filter(lambda q: np.linalg.norm(q) > 0.1)
     .map(lambda q: q / np.linalg.norm(q))
 )
+point = st.lists(st.floats(-5, 5), min_size=3, max_size=3).map(np.array)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,81 @@ def test_spherical_round_trip(azimuth, elevation, distance):
 def test_quaternion_round_trip(quaternion):
     matrix = cameras.quaternion_to_matrix(quaternion)
     back = cameras.matrix_to_quaternion(matrix)
-    assert np.allclose(matrix @ matrix.T, np.eye(3)) and np.isclose(abs(back @ quaternion), 1)
+    assert np.allclose(matrix @ matrix.T, np.eye(3)) and np.isclose(np.linalg.det(matrix), 1)
+    assert np.isclose(abs(back @ quaternion), 1) and np.isclose(np.linalg.norm(back), 1)
 
 
 @given(unit, unit)
 def test_quaternion_product_is_the_product_of_rotations(left, right):
     product = cameras.quaternion_to_matrix(cameras.multiply_quaternions(left, right))
     assert np.allclose(product, cameras.quaternion_to_matrix(left) @ cameras.quaternion_to_matrix(right))
+
+
+@given(unit, point, unit, point)
+def test_a_parent_pose_and_its_inverse_give_the_local_pose_back(turn, place, local_turn, local_place):
+    local = np.concatenate([local_place, local_turn, [40.0]])
+    world = cameras.to_world(local, place, turn)
+    inverse = turn * [1, -1, -1, -1]
+    back = cameras.to_world(world, -cameras.quaternion_to_matrix(inverse) @ place, inverse)
+    assert np.allclose(back, local, atol=1e-6) and np.isclose(np.linalg.norm(world[3:7]), 1)
+    rotation = cameras.quaternion_to_matrix
+    assert np.allclose(rotation(world[3:7]), rotation(turn) @ rotation(local_turn))
+    assert np.allclose(world[:3], place + rotation(turn) @ local_place)
+
+
+@pytest.mark.parametrize("view", ["front", "left", "wrist"])
+@settings(max_examples=25)
+@given(st.floats(-75, 75), st.floats(-20, 20), st.floats(0.7, 2), st.floats(-20, 20))
+def test_roll_turns_about_the_view_axis_and_changes_nothing_else(nominal, view, azimuth, elevation, distance, roll):
+    level, rolled = (
+        cameras.apply_factors(nominal[view], neutral(azimuth=azimuth, elevation=elevation, distance=distance, roll=angle))
+        for angle in (0, roll)
+    )
+    before, after = cameras.quaternion_to_matrix(level[3:7]), cameras.quaternion_to_matrix(rolled[3:7])
+    assert np.allclose(level[:3], rolled[:3]) and level[7] == rolled[7] and np.allclose(before[:, 2], after[:, 2], atol=1e-6)
+    turned = before.T @ after[:, 0]  # the picture's new right, in the old picture
+    assert np.isclose(np.degrees(np.arctan2(turned[1], turned[0])), roll, atol=1e-4)
+    assert np.isclose(np.linalg.norm(rolled[3:7]), 1)
+
+
+@settings(max_examples=50)
+@given(st.floats(-75, 75), st.floats(-20, 20), st.floats(0.7, 2))
+def test_an_outside_camera_stands_where_its_factors_say(nominal, azimuth, elevation, distance):
+    camera = nominal["left"]
+    before = np.array(cameras.to_spherical(camera.pose[:3] - camera.look_at))
+    pose = cameras.apply_factors(camera, neutral(azimuth=azimuth, elevation=elevation, distance=distance))
+    turn, rise, length = np.array(cameras.to_spherical(pose[:3] - camera.look_at)) - before
+    assert np.isclose((np.degrees(turn) - azimuth + 180) % 360, 180) and np.isclose(np.degrees(rise), elevation)
+    assert np.isclose(length / before[2], distance - 1)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(list(cameras.LEVELS)), st.sampled_from(["front", "wrist"]), st.integers(0, 2**63 - 1))
+def test_no_draw_leaves_its_level(nominal, level, view, seed):
+    factors = cameras.sample_factors(nominal[view], level, np.random.default_rng(seed))
+    bound = (cameras.MOUNT_LEVELS if view == "wrist" else cameras.LEVELS)[level]
+    assert all(abs(factors[name]) <= getattr(bound, name) for name in ("azimuth", "elevation", "roll", "fov"))
+    assert bound.distance[0] <= factors["distance"] <= bound.distance[1]
+    assert np.linalg.norm(factors["look_at"]) <= bound.look_at + 1e-12
+
+
+training = st.tuples(st.just("training"), st.integers(0, 9), st.integers(0, 999))
+evaluation = st.tuples(st.just("evaluation"), st.integers(0, 999))
+episodes = st.lists(st.one_of(training, evaluation), min_size=2, max_size=5, unique=True)
+
+
+@settings(max_examples=40)
+@given(episodes, st.integers(0, 1000), st.integers(0, 4))
+def test_a_pose_depends_on_seed_episode_and_camera_and_not_on_its_batch(nominal, batch, seed, chosen):
+    views = [nominal["front"], nominal["left"], nominal["wrist"]]
+    poses = cameras.sample_poses(views, "L3", seed, batch)
+    row = chosen % len(batch)
+    for column, view in enumerate(views):
+        assert np.array_equal(cameras.sample_poses([view], "L3", seed, [batch[row]])[0, 0], poses[row, column])
+    assert np.array_equal(cameras.sample_poses(views, "L3", seed, batch[::-1])[::-1], poses)
+    assert len(np.unique(poses[:, 0, 7])) == len(batch)  # each episode its own
+    assert (cameras.sample_poses(views, "L3", seed + 1, batch) != poses)[..., 7].all()
+    assert (poses[:, 0, 7] - views[0].pose[7] != poses[:, 1, 7] - views[1].pose[7]).all()
 
 
 @pytest.mark.parametrize("view", ["front", "left", "wrist"])

@@ -1,13 +1,15 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from envs import make_env
+from envs import make_env, render
 from envs.cameras import LEVELS
+from robo_repr.core.errors import Failure
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,105 @@ def test_without_opengl_only_pictures_fail():
     )
     result = run(code, MUJOCO_GL="off")
     assert result.returncode == 0 and "libegl1" in result.stdout, result.stderr
+
+
+@pytest.fixture
+def drawing():
+    """A small environment with one worker, after its reset."""
+    env = make_env("reach", num_envs=2, views=["front"], camera="L3", image_size=32, render_threads=1)
+    env.reset()
+    yield env
+    env.close()
+
+
+STILL = np.zeros((2, 3))
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (None, ""),
+        (render.mujoco.FatalError("Default framebuffer is not complete"), "gave up.*OpenGL context.*framebuffer is not complete"),
+        (MemoryError("8 MiB"), "ran out of memory.*8 MiB"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+)
+def test_a_worker_that_cannot_draw_is_one_clear_failure(drawing, monkeypatch, error, words):
+    calls, draw = [], render._Worker.draw
+
+    def failing(self, shots, out):
+        calls.append(len(shots))
+        if len(calls) == 3 and error is not None:
+            raise error
+        draw(self, shots, out)
+
+    monkeypatch.setattr(render._Worker, "draw", failing)
+    for _ in range(2):
+        drawing.step(STILL)
+    if error is None:
+        drawing.step(STILL)
+        return
+    with pytest.raises(Failure, match=f"could not be drawn: .*{words}.*last checkpoint.*num_envs") as failure:
+        drawing.step(STILL)
+    assert failure.value.exit_code == 1
+    began = time.monotonic()
+    drawing.close()
+    assert time.monotonic() - began < 5
+
+
+def test_a_worker_that_is_no_more_is_not_waited_for(drawing):
+    renderer = drawing._sim._renderer
+    renderer._jobs.put(None)
+    began = time.monotonic()
+    with pytest.raises(Failure, match="has ended"):
+        drawing.step(STILL)
+    drawing.close()
+    assert time.monotonic() - began < 15 and not any(thread.is_alive() for thread in renderer._threads)
+
+
+def test_an_interrupted_drawing_leaves_nothing_for_the_next(drawing, monkeypatch):
+    """Its late answer must not pass for that of the next drawing, which would return before its pictures are there."""
+    draw, answer = render._Worker.draw, render.Renderer._answer
+
+    def slow(self, shots, out):
+        time.sleep(0.3)
+        draw(self, shots, out)
+
+    def interrupted(self, done, count):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(render._Worker, "draw", slow)
+    expected = drawing.render_at(32)
+    monkeypatch.setattr(render.Renderer, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        drawing.render_at(32)
+    monkeypatch.setattr(render.Renderer, "_answer", answer)
+    assert np.array_equal(drawing.render_at(32), expected)
+
+
+def test_a_scene_without_room_for_all_geoms_is_refused(monkeypatch):
+    scene = render.mujoco.MjvScene
+    monkeypatch.setattr(render.mujoco, "MjvScene", lambda model, maxgeom: scene(model, 5))
+    env = make_env("reach", views=["front"], image_size=32)
+    with pytest.raises(Failure, match="more geoms than the 5 .*VGEOMFULL"):
+        env.reset()
+    env.close()
+
+
+def test_a_lost_context_is_noticed():
+    """Without its context OpenGL draws and reads nothing, and reports no error: the pictures would be whatever lay in memory."""
+    code = (
+        "import numpy as np\nfrom envs.render import Look, Shot, _Worker, mujoco\n"
+        "model = mujoco.MjModel.from_xml_path('envs/tasks/reach.xml'); data = mujoco.MjData(model)\n"
+        "state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))\n"
+        "mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)\n"
+        "shot = Shot(state, np.array([[1.5, 0, 1, 1, 0, 0, 0, 40]]), Look()); out = np.zeros((1, 1, 32, 32, 3), np.uint8)\n"
+        "worker = _Worker(model, 'fast'); worker.draw([shot], out); worker.check(); print('drawn')\n"
+        "worker.gl.free(); worker.draw([shot], out)\n"
+        "try: worker.check()\n"
+        "except RuntimeError as error: print(error)\n"
+        "worker.context.free(); worker.gl.free()"
+    )
+    result = run(code)
+    assert result.stdout.splitlines() == ["drawn", "the OpenGL context is lost: pictures cannot be read back"], result.stderr
+    assert result.returncode == 0
