@@ -1,9 +1,10 @@
 import av
 import numpy as np
 import pytest
+import torch
 
 from agents.base import ExpertPolicy, RandomPolicy
-from agents.evaluate import WORLDS, evaluate, evaluation_env
+from agents.evaluate import WORLDS, Interrupted, evaluate, evaluation_env
 from agents.film import BANNER, PAUSE, SIZE, record_film
 
 SETTINGS = {"task": "reach", "views": [], "horizon": 20}
@@ -30,6 +31,59 @@ def test_every_episode_is_its_own_and_repeats():
     assert np.array_equal(first.returns, second.returns) and len(set(first.returns)) == 7
     with evaluation_env(3, **SETTINGS) as env:
         assert np.allclose(evaluate(env, ExpertPolicy(env), 3).returns, first.returns[:3], atol=1e-4)
+
+
+def succeeds(episode: int) -> bool:
+    """True for about half of the ids, without a pattern that numbers of worlds could fall into."""
+    return bool(np.random.default_rng(episode).random() < 0.5)
+
+
+class ShortFailures:
+    """What `evaluate` uses of a BatchEnv: some episodes succeed after 20 steps, the others fail after 2."""
+
+    def __init__(self, num_envs, episodes):
+        self.num_envs, self.count, self.seed = num_envs, episodes, 0
+
+    @property
+    def episodes(self):
+        return [("evaluation", (world + self.num_envs * int(self.begun[world])) % self.count) for world in range(self.num_envs)]
+
+    def reset(self, seed):
+        self.begun, self.steps = np.zeros(self.num_envs, dtype=int), np.zeros(self.num_envs, dtype=int)
+        return {"state": torch.zeros(self.num_envs, 1)}, {}
+
+    def step(self, actions):
+        self.steps += 1
+        good = np.array([succeeds(episode[1]) for episode in self.episodes])
+        done = self.steps >= np.where(good, 20, 2)
+        info = {key: torch.from_numpy(good & done) for key in ("success", "success_end", "success_ever")}
+        info |= {"episode_return": torch.from_numpy(self.steps.astype(float)), "bad_physics": torch.from_numpy(~good & done)}
+        self.steps[done], self.begun[done] = 0, self.begun[done] + 1
+        return {"state": torch.zeros(self.num_envs, 1)}, None, torch.zeros(self.num_envs, dtype=torch.bool), torch.from_numpy(done), info
+
+
+@pytest.mark.parametrize(("worlds", "episodes"), [(4, 40), (7, 40), (40, 60)])
+def test_short_failures_do_not_bias_an_evaluation(worlds, episodes):
+    result = evaluate(ShortFailures(worlds, episodes), RandomPolicy(1), episodes)
+    truth = [succeeds(episode) for episode in range(episodes)]
+    assert result.success.tolist() == truth and result.returns.tolist() == [20 if good else 2 for good in truth]
+    assert result.summary()["success"] == np.mean(truth) and result.summary()["bad_physics"] == episodes - sum(truth)
+
+
+def test_counting_the_first_ones_that_finish_would_be_biased():
+    """The control of the test above: on the same worlds, the first 60 that finish are mostly failures."""
+    env, first = ShortFailures(40, 10**6), []
+    env.reset(seed=0)
+    while len(first) < 60:
+        first += env.step(None)[-1]["success"][env.steps == 0].tolist()
+    assert np.mean(first[:60]) < 0.2 < 0.4 < np.mean([succeeds(episode) for episode in range(1000)])
+
+
+def test_an_evaluation_can_be_stopped():
+    asked = []
+    with evaluation_env(2, **SETTINGS) as env, pytest.raises(Interrupted):
+        evaluate(env, ExpertPolicy(env), 2, lambda: asked.append(1) or len(asked) > 3)
+    assert len(asked) == 4
 
 
 class Recorder:

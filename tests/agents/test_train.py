@@ -315,14 +315,14 @@ def test_episodes_that_mujoco_gave_up_are_counted_and_shown(tmp_path, monkeypatc
     step, poisoned = ThreadsSim.step, []
 
     def poison(self, ctrl, substeps):
-        if self.num_envs == 4 and len(poisoned) < 30:
+        if self.num_envs == 5 and len(poisoned) < 30:  # those that are trained in
             poisoned.append(self)
             if len(poisoned) in (20, 30):
                 self._batch.state[1, 1] = np.nan  # a joint's position; the time comes first
         return step(self, ctrl, substeps)
 
     monkeypatch.setattr(ThreadsSim, "step", poison)
-    assert start(tmp_path / "run", **STATE) == 0
+    assert start(tmp_path / "run", **STATE, num_envs=5) == 0
     assert sum(summary(tmp_path / "run")["warnings"].values()) == 2
     assert [row["train/bad_physics"] for row in rows(tmp_path / "run")][-1] == 2
     out = capsys.readouterr().out
