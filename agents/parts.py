@@ -61,18 +61,22 @@ def build_parts(cfg: RLConfig, device: str, *, training: bool = True) -> Parts:
             f"views={cfg.views} shows nothing, but encoder={cfg.names['encoder']} encodes pictures. Name a view, or use encoder=identity."
         )
     worlds = make_env(**env_settings(cfg, cfg.camera, pictures), num_envs=cfg.num_envs if training else 1)
-    if training:
-        worlds.reset()  # draws for the first time: a machine without OpenGL shall say so before anything is written
-    env = EmbedEnv(worlds, encoder, cfg.readout, cfg.camera_input, cfg.view_fusion)
-    agent = build(
-        cfg.agent,
-        env=env,
-        steps=cfg.steps if training else 1,
-        updates_per_step=cfg.updates_per_step,
-        save_replay=cfg.save_replay,
-        seed=cfg.seed if training else None,
-        device=device,
-    )
+    try:
+        if training:
+            worlds.reset()  # draws for the first time: a machine without OpenGL shall say so before anything is written
+        env = EmbedEnv(worlds, encoder, cfg.readout, cfg.camera_input, cfg.view_fusion)
+        agent = build(
+            cfg.agent,
+            env=env,
+            steps=cfg.steps if training else 1,
+            updates_per_step=cfg.updates_per_step,
+            save_replay=cfg.save_replay,
+            seed=cfg.seed if training else None,
+            device=device,
+        )
+    except BaseException:
+        worlds.close()
+        raise
     return Parts(encoder, env, agent)
 
 
@@ -84,6 +88,7 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Parts, RLConfig, int]:
     """
     try:
         cfg = RLConfig(**yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+        cfg.validate()
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is no folder of a run_rl.py run ({error}). Give the folder that holds its config.yaml.") from error
     run = RunDir(folder)

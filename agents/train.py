@@ -227,8 +227,8 @@ class Training:
         """Whether evaluations.jsonl has this evaluation already, as after a kill just behind it."""
         cfg, steps = self.cfg, self.agent.env_steps if policy == "trained" else None
         return any(
-            (row["policy"], row["camera"], row["episodes"]) == (policy, cfg.eval_camera, cfg.eval_episodes)
-            and steps in (None, row["env_steps"])
+            (row.get("policy"), row.get("camera"), row.get("episodes")) == (policy, cfg.eval_camera, cfg.eval_episodes)
+            and steps in (None, row.get("env_steps"))
             for row in read_evaluations(self.run_dir.path)
         )
 

@@ -10,15 +10,13 @@ The run's share: the seconds of one checkpoint over the seconds that the default
 measured here on a few hundred steps after the warm-up.
 """
 
-import argparse
-import json
-import os
-import platform
 import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
+
+from robo_repr.core import bench
 
 WORLDS, EVERY = 16, 5000
 TRAINED = 1600  # transitions whose time is taken
@@ -85,15 +83,11 @@ def whole_replay(agent, folder: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--transitions", type=int, default=1_000_000, help="length of the replay")
-    parser.add_argument("--pairs", type=int, default=5, help="measurements of each side, at least 5")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    args = parser.parse_args()
-    if args.pairs < 5:
-        parser.error(f"--pairs {args.pairs}: at least 5 pairs make a median and a spread")
+    arguments = bench.parser(__doc__, pairs=5)
+    arguments.add_argument("--transitions", type=int, default=1_000_000, help="length of the replay")
+    args = bench.parse(arguments)
     if args.transitions < (args.pairs + 2) * EVERY:
-        parser.error(f"--transitions {args.transitions}: at least {(args.pairs + 2) * EVERY} are needed for {args.pairs} pairs")
+        arguments.error(f"--transitions {args.transitions}: at least {(args.pairs + 2) * EVERY} are needed for {args.pairs} pairs")
 
     import torch
 
@@ -112,33 +106,19 @@ def main() -> None:
             fill(agent, args.transitions - (args.pairs - 1 - pair) * EVERY)
             pairs.append((checkpoint(agent, folder / f"ours-{pair}"), whole_replay(agent, folder / f"peer-{pair}")))
             shutil.rmtree(folder / f"peer-{pair}")
-        bytes_ours = sum(file.stat().st_size for file in (folder / f"ours-{args.pairs - 1}").iterdir())
-        bytes_ours += max((folder / "replay").glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns).stat().st_size
+        written = sum(file.stat().st_size for file in (folder / f"ours-{args.pairs - 1}").iterdir())
+        written += max((folder / "replay").glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns).stat().st_size
     finally:
         shutil.rmtree(folder)
         agent.env.close()
-    ours, peer = (statistics.median(side) for side in zip(*pairs, strict=True))
-    ratios = [theirs / mine for mine, theirs in pairs]
-    shares = [mine / (mine + training) for mine, _ in pairs]
-    result = {
-        "ratio": {"whole_replay_checkpoint": statistics.median(ratios)},
-        "ours": {"whole_replay_checkpoint": ours, "share_of_run": statistics.median(shares)},
-        "peer": {"whole_replay_checkpoint": peer, "share_of_run": peer / (peer + training)},
-        "n": args.pairs,
-        "spread": {"whole_replay_checkpoint": [min(ratios), max(ratios)], "share_of_run": [min(shares), max(shares)]},
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.platform()}",
-    }
+    shares = [[seconds / (seconds + training) for seconds in side] for side in zip(*pairs, strict=True)]
     print(f"replay of {args.transitions} transitions, {on_disk} segments on the disk; a run takes {training:.1f} s for {EVERY} transitions")
-    print(f"{'median of ' + str(args.pairs) + ' pairs':34} {'ours':>8} {'whole replay':>14}   lowest and highest")
-    spread = f"{min(ratios):.0f}x to {max(ratios):.0f}x shorter"
-    print(f"{'seconds of a checkpoint':34} {ours:8.3f} {peer:14.3f}   {spread}")
-    spread = f"ours {min(shares):.2%} to {max(shares):.2%}"
-    print(f"{'share of the run':34} {result['ours']['share_of_run']:8.2%} {result['peer']['share_of_run']:14.2%}   {spread}")
-    print(f"{'megabytes of a checkpoint':34} {bytes_ours / 1e6:8.1f}")
-    print(f"on {result['machine']}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    for name, side in zip(("ours", "whole replay"), shares, strict=True):
+        print(f"share of the run, {name}: {statistics.median(side):.2%} ({min(side):.2%} to {max(side):.2%})")
+    print(f"a checkpoint of ours writes {written / 1e6:.1f} MB")
+    figures = bench.Bench(args.pairs, share_of_run={"ours": statistics.median(shares[0]), "peer": statistics.median(shares[1])})
+    figures.add("whole_replay_checkpoint", "seconds", pairs, less_is_better=True)
+    figures.finish(args.json)
 
 
 def _made(folder: Path) -> Path:

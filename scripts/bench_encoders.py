@@ -13,16 +13,13 @@ On pictures of 84 pixels PIL rounds what it resized to bytes, and we do not: the
 The two sides alternate in one process, after a warm-up of each.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from robo_repr.core import bench
 
 VARIANT, BATCH, SOURCE, SIZE, THREADS = "vits-mae-hoi", 32, 84, 224, 2
 SAME_RULE, ROUNDED_RULE = 1e-4, 1e-2  # largest relative error of the features
@@ -88,12 +85,7 @@ def pictures_per_second(encode, images) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="measurements of each side, at least 5")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    args = parser.parse_args()
-    if args.pairs < 5:
-        parser.error(f"--pairs {args.pairs}: at least 5 pairs make a median and a spread")
+    args = bench.parse(bench.parser(__doc__, pairs=7))
 
     import torch
 
@@ -120,26 +112,9 @@ def main() -> None:
         order = ("ours", "peer") if pair % 2 else ("peer", "ours")
         measured = {name: sides[name]() for name in order}
         rates.append((measured["ours"], measured["peer"]))
-    ratios = [mine / theirs for mine, theirs in rates]
-
-    name = "official_recipe_images"
-    result = {
-        "ratio": {name: statistics.median(ratios)},
-        "ours": {name: statistics.median(mine for mine, _ in rates)},
-        "peer": {name: statistics.median(theirs for _, theirs in rates)},
-        "n": args.pairs,
-        "spread": {name: [min(ratios), max(ratios)]},
-        "relative_error": {"same_rule": errors[SIZE], "resized": errors[SOURCE]},
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.platform()}",
-    }
-    print(f"{'median of ' + str(args.pairs) + ' pairs':44} {'ours':>10} {'peer':>10} {'ratio':>8}   lowest and highest")
-    low, high = result["spread"][name]
-    row = f"{result['ours'][name]:10.1f} {result['peer'][name]:10.1f} {result['ratio'][name]:7.2f}x   {low:.2f}x to {high:.2f}x"
-    print(f"{name + ' (pictures/s)':44} {row}")
-    print(f"on {result['machine']}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    figures = bench.Bench(args.pairs, relative_error={"same_rule": errors[SIZE], "resized": errors[SOURCE]})
+    figures.add("official_recipe_images", "pictures/s", rates)
+    figures.finish(args.json)
 
 
 if __name__ == "__main__":

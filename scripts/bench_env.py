@@ -11,16 +11,14 @@ quality differs (ours: no shadows, reflections and antialiasing): the pictures s
 LP_NUM_THREADS=0, which is the faster setting for both.
 """
 
-import argparse
-import json
 import multiprocessing
 import os
-import platform
-import statistics
 import time
 from pathlib import Path
 
 import numpy as np
+
+from robo_repr.core import bench
 
 SIZE = 84
 WORLDS = 16
@@ -182,13 +180,9 @@ def compare(ours, peer, pairs, core, seconds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=7, help="measurements of each side, at least 5")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--pictures", type=Path, default=Path("runs/bench_env"), help="folder for the pictures, ours left of the peer's")
-    args = parser.parse_args()
-    if args.pairs < 5:
-        parser.error(f"--pairs {args.pairs}: at least 5 pairs make a median and a spread")
+    arguments = bench.parser(__doc__, pairs=7)
+    arguments.add_argument("--pictures", type=Path, default=Path("runs/bench_env"), help="folder for the pictures, ours left of the peer's")
+    args = bench.parse(arguments)
 
     from PIL import Image
 
@@ -199,29 +193,15 @@ def main():
         "dm_control_reacher_images": (ours_reacher, peer_reacher, core, 2.0),
         "async_vector_images": (ours_reach, peer_reach, None, 4.0),
     }
-    result = {"ratio": {}, "ours": {}, "peer": {}, "n": args.pairs, "spread": {}, "machine": _machine()}
+    figures = bench.Bench(args.pairs)
     args.pictures.mkdir(parents=True, exist_ok=True)
-    print(f"{'images/s, median of ' + str(args.pairs) + ' pairs':34} {'ours':>9} {'peer':>9} {'ratio':>7}   lowest and highest ratio")
     for name, (ours, peer, core, seconds) in cases.items():
         rates, pictures = compare(ours, peer, args.pairs, core, seconds)
-        ratios = rates[:, 0] / rates[:, 1]
-        result["ours"][name], result["peer"][name] = map(float, np.median(rates, axis=0))
-        result["ratio"][name] = statistics.median(ratios)
-        result["spread"][name] = [float(ratios.min()), float(ratios.max())]
-        print(
-            f"{name:34} {result['ours'][name]:9.1f} {result['peer'][name]:9.1f} {result['ratio'][name]:6.1f}x   "
-            f"{ratios.min():.1f}x to {ratios.max():.1f}x"
-        )
+        figures.add(name, "images/s", [tuple(pair) for pair in rates.tolist()])
         beside = np.concatenate(pictures, axis=1).repeat(3, axis=0).repeat(3, axis=1)
         Image.fromarray(beside).save(args.pictures / f"{name}.png")
-    print(f"on {result['machine']}; pictures in {args.pictures}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _machine():
-    return f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.platform()}"
+    print(f"pictures in {args.pictures}")
+    figures.finish(args.json)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,9 @@ sb3_image_replay_memory: bytes per transition of the two replays, with the poole
 The two sides alternate in one process, after a warm-up of each.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import time
-from pathlib import Path
+
+from robo_repr.core import bench
 
 WORLDS, BATCH, UPDATES_PER_STEP, VIEWS = 16, 256, 0.25, ["wrist"]
 OUR_STEPS, PEER_STEPS = 40, 1  # steps of all worlds in one measurement
@@ -126,12 +122,7 @@ def bytes_per_transition(model) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5, help="measurements of each side, at least 5")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    args = parser.parse_args()
-    if args.pairs < 5:
-        parser.error(f"--pairs {args.pairs}: at least 5 pairs make a median and a spread")
+    args = bench.parse(bench.parser(__doc__, pairs=5))
 
     import torch
 
@@ -154,7 +145,6 @@ def main() -> None:
         order = ("ours", "peer") if pair % 2 else ("peer", "ours")
         measured = {name: sides[name]() for name in order}
         rates.append((measured["ours"], measured["peer"]))
-    ratios = [mine / theirs for mine, theirs in rates]
 
     memory = {"grid4": bytes_per_transition(ours.model), "peer": bytes_per_transition(peer)}
     pooled = make_ours(encoder, "pooled")
@@ -163,24 +153,11 @@ def main() -> None:
     for env in (ours.env, pooled.env, peer.env):
         env.close()
 
-    result = {
-        "ratio": {"sb3_extractor_steps": statistics.median(ratios), "sb3_image_replay_memory": memory["peer"] / memory["pooled"]},
-        "ours": {"sb3_extractor_steps": statistics.median(mine for mine, _ in rates), "sb3_image_replay_memory": memory["pooled"]},
-        "peer": {"sb3_extractor_steps": statistics.median(theirs for _, theirs in rates), "sb3_image_replay_memory": memory["peer"]},
-        "n": args.pairs,
-        "spread": {"sb3_extractor_steps": [min(ratios), max(ratios)], "sb3_image_replay_memory": [memory["peer"] / memory["pooled"]] * 2},
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.platform()}",
-    }
-    print(f"{'median of ' + str(args.pairs) + ' pairs':44} {'ours':>10} {'peer':>10} {'ratio':>8}   lowest and highest")
-    for name, unit in (("sb3_extractor_steps", "env steps/s"), ("sb3_image_replay_memory", "bytes per transition")):
-        low, high = result["spread"][name]
-        row = f"{result['ours'][name]:10.1f} {result['peer'][name]:10.1f} {result['ratio'][name]:7.1f}x   {low:.1f}x to {high:.1f}x"
-        print(f"{name + ' (' + unit + ')':44} {row}")
+    figures = bench.Bench(args.pairs)
+    figures.add("sb3_extractor_steps", "env steps/s", rates)
+    figures.add("sb3_image_replay_memory", "bytes per transition", [(memory["pooled"], memory["peer"])], less_is_better=True)
+    figures.finish(args.json)
     print(f"with the default readout grid4: {memory['grid4']:.0f} bytes per transition, {memory['peer'] / memory['grid4']:.1f}x smaller")
-    print(f"on {result['machine']}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

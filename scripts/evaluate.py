@@ -4,9 +4,10 @@
     episodes  fixed evaluation episodes, each run to its end; default the run's eval_episodes
     camera    how far the cameras may deviate, L0 to L5; default the run's eval_camera
 
-Adds a line to evaluations.jsonl in the folder and changes nothing else there.
+Adds a line to evaluations.jsonl in the folder and changes nothing else there, so the run may be training meanwhile.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def main(arguments: list[str]) -> int:
     try:
         evaluate_run(parse(arguments))
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
     return 0
 
 
@@ -39,8 +40,8 @@ def parse(arguments: list[str]) -> dict[str, str]:
         settings[key] = value
     if "run" not in settings:
         raise UserError("No run is named. Write run=RUN_FOLDER, such as run=runs/rl/reach-mvp-sac-L1/s0.")
-    if not settings.get("episodes", "1").isdecimal() or int(settings.get("episodes", "1")) < 1:
-        raise UserError(f"episodes={settings['episodes']} is not possible. Write a whole number, at least 1.")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,5}", settings.get("episodes", "1")):
+        raise UserError(f"episodes={settings['episodes']} is not possible. Write a whole number from 1 to 999999.")
     return settings
 
 
@@ -48,10 +49,9 @@ def evaluate_run(settings: dict[str, str]) -> None:
     # Late, so that mistakes above do not wait for torch.
     import torch
 
-    from agents.base import AgentPolicy
     from agents.evaluate import evaluate, evaluation_env
     from agents.parts import choose_device, env_settings, load_run, needs_pictures
-    from robo_repr.core.metrics import Metrics
+    from robo_repr.core.metrics import append_row
     from robo_repr.core.report import percent
 
     torch.set_num_threads(1)  # as in training: more fight with the renderer
@@ -60,14 +60,14 @@ def evaluate_run(settings: dict[str, str]) -> None:
     episodes = int(settings.get("episodes", cfg.eval_episodes))
     camera = settings.get("camera", cfg.eval_camera)
     try:
-        with evaluation_env(episodes, **env_settings(cfg, camera, needs_pictures(parts.encoder))) as env:
-            result = evaluate(env, AgentPolicy(parts.agent), episodes).summary()
+        pictures = needs_pictures(parts.encoder) and parts.agent.trains
+        with evaluation_env(episodes, **env_settings(cfg, camera, pictures)) as env:
+            evaluation = evaluate(env, parts.agent.policy(env), episodes)
     finally:
         parts.env.close()
-    row = {"policy": "trained", "env_steps": step, "camera": camera, "appearance": cfg.appearance, **result}
-    evaluations = Metrics(folder / "evaluations.jsonl")
-    evaluations.write(row)
-    evaluations.close()
+    result = evaluation.summary()
+    row = {"policy": "trained" if parts.agent.trains else cfg.names["agent"], "env_steps": step, "camera": camera}
+    append_row(folder / "evaluations.jsonl", {**row, "appearance": cfg.appearance, **result, **evaluation.outcomes()})
     print(f"{folder}, step {step}, camera {camera}, {episodes} episodes:")
     print(f"success {percent(result['success'], episodes)} (held through the last 10 steps; the interval is Wilson's, 95 %)")
     print(f"at the end {result['success_end']:.0%}, ever {result['success_ever']:.0%}, return {result['return']:.2f}")

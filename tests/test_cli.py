@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from robo_repr.core import config
 from robo_repr.core.config import RLConfig, build, config_names, load_part, main, run_name
@@ -116,18 +114,6 @@ def test_mistakes_get_one_paragraph(command, arguments, says):
     assert "hydra" not in err.replace("hydra.run.dir=x", "").lower() and "Traceback" not in err
 
 
-words = st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=12)
-keys = st.sampled_from([item.name for item in dataclasses.fields(RLConfig)] + ["agent.gamma", "encoder.seed", "nothing", "", "hydra"])
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(keys, words)
-def test_any_override_works_or_gets_one_paragraph(command, key, value):
-    code, err, ran, _ = command(f"{key}={value}")
-    assert (code == 0 and ran) or (code == 2 and not ran and len(err.strip()) > 10)
-    assert "Traceback" not in err
-
-
 def test_a_sweep_runs_every_combination(command):
     code, _, ran, _ = command("-m", "seed=0,1", "encoder=pixels,identity")
     assert code == 0 and [(cfg.seed, cfg.names["encoder"]) for cfg, _ in ran] == [
@@ -200,8 +186,13 @@ def test_parts_name_their_class_and_a_source(group, name):
     assert text.startswith("#") and "_target_" in load_part(group, name)
 
 
-def test_build_calls_the_target():
-    assert build({"_target_": "fractions.Fraction", "numerator": 1}, denominator=3).denominator == 3
+def test_build_calls_the_target_if_a_yaml_names_it():
+    assert (
+        build({**load_part("encoder", "pixels"), "size": 4}).spec.size == build(load_part("encoder", "pixels"), size=4).spec.size == (4, 4)
+    )
+    for target in ("fractions.Fraction", "robo_repr.core.download.download", None):
+        with pytest.raises(UserError, match=f"_target_={target} is no part"):
+            build({"_target_": target})
 
 
 def test_help_is_for_a_newcomer_and_quick():

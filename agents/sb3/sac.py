@@ -71,7 +71,7 @@ class SAC(SB3Agent):
         self.updates_per_step = UPDATES_PER_STEP if updates_per_step is None else updates_per_step
         self.save_replay, self.warm_up_steps = save_replay, math.ceil(min(learning_starts, steps) / env.num_envs)
         if buffer_size is not None:
-            check_range("agent.buffer_size", buffer_size, 1, 10**12)
+            check_range("agent.buffer_size", buffer_size, 1, 10**12, whole=True)
         rows = math.ceil((buffer_size or steps) / env.num_envs)
         _check_memory(env, rows)
         model = stable_baselines3.SAC(

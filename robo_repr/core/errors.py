@@ -31,16 +31,22 @@ def unknown(kind: str, found: str, options: Iterable[str]) -> UserError:
     return UserError(f"{kind}={found} is not known. {hint}There is: {', '.join(names)}.")
 
 
-def check_range(key: str, value: float, low: float = -math.inf, high: float = math.inf, what: str = "") -> None:
-    """Refuses a number outside [low, high], NaN included.
+def check_range(key: str, value: object, low: float = -math.inf, high: float = math.inf, what: str = "", *, whole: bool = False) -> None:
+    """Refuses what is no number in [low, high], NaN included.
 
     Args:
         key: the setting as a user writes it, such as ``"agent.gamma"``.
         what: what the setting means, for the message.
+        whole: refuses fractions too.
 
     Raises:
-        UserError: the value is outside.
+        UserError: the value is outside, or no number.
     """
-    if not low <= value <= high:
+    kind = int if whole else int | float
+    if isinstance(value, kind) and not isinstance(value, bool):
+        if low <= value <= high:
+            return
         bound = f"at most {high}" if value > high else f"at least {low}" if low > -math.inf else "a finite number"
-        raise UserError(f"{key}={value} is not possible. {key}{f' ({what})' if what else ''} must be {bound}.")
+    else:
+        bound = "a whole number" if whole else "a number"
+    raise UserError(f"{key}={value} is not possible. {key}{f' ({what})' if what else ''} must be {bound}.")

@@ -1,74 +1,188 @@
-"""metrics.jsonl: one JSON object per line, in the order of env_steps."""
+"""metrics.jsonl and evaluations.jsonl: one JSON object per line.
 
+One rule for reading them: a line that is no whole JSON object, such as one that a kill or a power loss cut short, is left out wherever it
+stands, and every other line counts.
+"""
+
+import fcntl
 import json
 import math
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from robo_repr.core.errors import Failure
 
 
 class Metrics:
-    """Appends rows to a file, and to TensorBoard when a folder is given.
+    """Appends rows to a file of which this process is the only writer, and to TensorBoard when a folder is given.
 
-    A last line that a kill cut short is removed on opening.
+    Opening removes lines that are broken. `append_row` is for files with several writers.
+
+    Attributes:
+        seconds: wall time spent in `write` and `sync`, TensorBoard's included.
+
+    Raises:
+        Failure: the file cannot be written, here and in every method; what was written before stays whole.
     """
 
     def __init__(self, path: Path, tensorboard: Path | None = None):
         self.path = Path(path)
-        self._cut(lambda row: True)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  open for the run's life
+        self.seconds = 0.0
         self._tensorboard, self._board, self._purge_from = tensorboard, None, None
+        with _failures(self.path):
+            _clean(self.path, lambda row: True)
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  open for the run's life
 
     def write(self, row: dict) -> None:
         """Appends one row; numbers of numpy and torch become plain ones, and what is not finite null, because JSON has no NaN."""
-        plain = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
-        plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in plain.items()}
-        self._file.write(json.dumps(plain) + "\n")
-        self._file.flush()
-        if self._tensorboard is not None:
-            if self._board is None:
-                from torch.utils.tensorboard import SummaryWriter  # late, because it imports torch
+        began = time.perf_counter()
+        row = _plain(row)
+        with _failures(self.path):
+            _write_whole(self._file.fileno(), _line(row))
+            if self._tensorboard is not None:
+                self._write_board(row)
+        self.seconds += time.perf_counter() - began
 
-                self._board = SummaryWriter(str(self._tensorboard), purge_step=self._purge_from)
-            for key, value in plain.items():
-                if isinstance(value, int | float) and key != "env_steps":
-                    self._board.add_scalar(key, value, plain["env_steps"])
+    def sync(self) -> None:
+        """Returns when the rows are on the disk: a power loss can no longer take them."""
+        began = time.perf_counter()
+        with _failures(self.path):
+            os.fsync(self._file.fileno())
+            if self._board is not None:
+                self._board.flush()
+        self.seconds += time.perf_counter() - began
 
     def keep_until(self, env_steps: int) -> None:
         """Drops rows beyond a checkpoint from which a run goes on, so that they are not written twice; call it before `write`."""
         self._purge_from = env_steps + 1  # TensorBoard hides what an earlier process wrote from here on
-        self._file.close()
-        self._cut(lambda row: row["env_steps"] <= env_steps)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+        def kept(row: dict) -> bool:
+            step = row.get("env_steps")
+            return isinstance(step, int | float) and step <= env_steps
+
+        with _failures(self.path):
+            self._file.close()
+            _clean(self.path, kept)
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
 
     def close(self) -> None:
         self._file.close()
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):  # a full disk was told of by `write`; its rows are in the file
+                self._board.close()
 
-    def _cut(self, keep) -> None:
-        """Rewrites the file up to the first line that is broken or not kept."""
-        if not self.path.exists():
-            return
-        good = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if not (isinstance(row, dict) and line.endswith("\n") and keep(row)):
-                break
-            good.append(line)
-        beside = self.path.with_name(self.path.name + ".tmp")
-        beside.write_text("".join(good), encoding="utf-8")
-        os.replace(beside, self.path)
+    def _write_board(self, row: dict) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # late, because it imports torch
+
+            self._board = SummaryWriter(str(self._tensorboard), purge_step=self._purge_from)
+        for key, value in row.items():
+            if isinstance(value, int | float) and key != "env_steps":
+                self._board.add_scalar(key, value, row["env_steps"])
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Appends one row to a file that several processes may append to, and returns when it is on the disk. Nothing else in it changes.
+
+    Numbers become plain as in `Metrics.write`. A half-written last line gets an end, so that the row has a line of its own. Writers wait
+    for each other.
+
+    Raises:
+        Failure: the row could not be written.
+    """
+    path = Path(path)
+    line = _line(_plain(row))
+    with _failures(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            with suppress(OSError):  # some network file systems have no locks; there, one write is what keeps writers apart
+                fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            _write_whole(file, line)
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl, without a broken last line."""
-    rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    """The rows of a file that `Metrics` or `append_row` wrote; broken lines are left out."""
+    return [row for _, row in _rows(Path(path).read_bytes())]
+
+
+def _rows(content: bytes) -> Iterator[tuple[bytes, dict]]:
+    """(line, row) of each line that is a whole JSON object. The last one may lack its line end: no part of an object is itself one."""
+    for line in content.split(b"\n"):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+            row = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield line, row
+
+
+def _clean(path: Path, keep: Callable[[dict], bool]) -> None:
+    """Removes the lines that are broken or not kept."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    kept = b"".join(line + b"\n" for line, row in _rows(content) if keep(row))
+    if content == kept:
+        return
+    if content.startswith(kept):
+        os.truncate(path, len(kept))  # works on a full disk too
+        return
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _line(plain_row: dict) -> bytes:
+    return (json.dumps(plain_row, allow_nan=False) + "\n").encode()
+
+
+def _plain(value: Any) -> Any:
+    """The same in Python's own types, with None for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's and torch's numbers and arrays
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_whole(file: int, line: bytes) -> None:
+    """Appends a line in one write. A full disk may take a part of it, which is taken back before the error is raised."""
+    size = os.fstat(file).st_size
+    try:
+        written = os.write(file, line)
+        while written < len(line):
+            written += os.write(file, line[written:])
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(file, size)
+        raise
+
+
+@contextmanager
+def _failures(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            f"{path} cannot be written ({error.strerror or error}). What was written before is whole. Make room, or make the folder "
+            "writable, and start the same command again."
+        ) from error

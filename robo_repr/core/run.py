@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,8 @@ class RunDir:
     def close(self) -> None:
         """Releases the lock."""
         if self._lock is not None:
-            (self.path / "lock").unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that became read-only keeps the file; the lock itself goes with the descriptor
+                (self.path / "lock").unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -278,6 +279,10 @@ def _take_lock(path: Path) -> int:
         os.close(lock)  # its last owner deleted this file just now: look for a new one
     if owner := os.pread(lock, 20, 0).decode(errors="replace").strip():
         print(f"taking over {path} from a process that is gone ({owner})", file=sys.stderr)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    except OSError:
+        os.close(lock)  # on a full disk nobody would hold it knowingly
+        raise
     return lock

@@ -3,7 +3,7 @@
 import torch
 
 from robo_repr.core.config import build, check_kind, config_names, load_part
-from robo_repr.core.errors import UserError, unknown
+from robo_repr.core.errors import UserError, check_range, unknown
 from robo_repr.encoders.base import PRECISIONS, Encoder
 
 
@@ -54,7 +54,10 @@ def build_encoder(
         if key not in node:
             takes = ", ".join(key for key in node if key != "_target_") or "none"
             raise UserError(f"encoder={name} takes no {key}= (found {key}={value}). Leave it out; its settings: {takes}.")
+        check_kind(key, "", value if key == "variant" else str(value))
         node[key] = value
+    if "seed" in node:
+        check_range("encoder.seed", node["seed"], 0, 2**32 - 1)
     if precision not in PRECISIONS:
         raise unknown("precision", str(precision), PRECISIONS)
     encoder: Encoder = build(node)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from robo_repr.core.errors import check_range
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
 
 
@@ -13,6 +14,7 @@ class Pixels(Encoder):
     """
 
     def __init__(self, size: int = 12):
+        check_range("encoder.size", size, 1, 256, "pixels")  # beyond, a policy's first layer would fill the memory
         spec = EncoderSpec("pixels", (size, size), 3 * size * size, mean=(0, 0, 0), std=(1, 1, 1), interpolation="area")
         super().__init__(spec)
 

@@ -9,11 +9,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import UserError, check_range
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
 from robo_repr.encoders.registry import find_weights
 from robo_repr.encoders.weights import State, fill, rename
 from robo_repr.nn.untrained import untrained
+
+MOST_WEIGHTS = 2 * 10**8  # of the last layer, which grows with the square of the picture: 800 MB
 
 
 class CURL(Encoder):
@@ -42,13 +44,25 @@ class CURL(Encoder):
         weights: str | None = None,
         seed: int = 0,
     ):
+        for key, value, high in (
+            ("size", size, 1280),
+            ("frames", frames, 64),
+            ("layers", layers, 100),
+            ("filters", filters, 1024),
+            ("dim", dim, 4096),
+        ):
+            check_range(f"encoder.{key}", value, 1, high)
         side = map_side(size, layers)
-        for key, value in (("frames", frames), ("layers", layers), ("filters", filters), ("dim", dim), ("size", side)):
-            if value < 1:
-                raise UserError(
-                    f"curl with size={size}, frames={frames}, layers={layers}, filters={filters}, dim={dim} is not possible: {key} is too "
-                    "small. Each must be at least 1, and the picture larger than what the convolutions cut off: size >= 4 * layers - 1."
-                )
+        if side < 1:
+            raise UserError(
+                f"encoder.size={size} is too small for encoder.layers={layers}: nothing is left of the picture. Set encoder.size to at "
+                f"least {4 * layers - 1}."
+            )
+        if (last := filters * side * side * dim) > MOST_WEIGHTS:
+            raise UserError(
+                f"encoder.size={size} with filters={filters} and dim={dim} would give the last layer {last:.0e} weights; there may be "
+                f"{MOST_WEIGHTS:.0e}. Lower one of them."
+            )
         source = find_weights("curl", None, weights)
         spec = EncoderSpec(
             "curl",

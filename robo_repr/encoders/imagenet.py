@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import check_range
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
 from robo_repr.encoders.registry import find_weights
 from robo_repr.encoders.weights import State, fill
@@ -45,8 +45,7 @@ class ImageNet(Encoder):
     """
 
     def __init__(self, size: int = 96, weights: str | None = None, seed: int = 0):
-        if size < 32:
-            raise UserError(f"encoder.size={size} is too small: the network halves pictures five times. Use 32 to 224, such as 96.")
+        check_range("encoder.size", size, 32, 1280, "pixels; the network halves pictures five times, and 224 is what it was trained at")
         source = find_weights("imagenet", None, weights)
         side = -(-size // 16)
         half = (0.5, 0.5, 0.5)

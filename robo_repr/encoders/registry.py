@@ -5,6 +5,7 @@ import os
 import re
 import urllib.request
 from dataclasses import MISSING, dataclass, fields
+from http.client import HTTPException
 from pathlib import Path
 
 import yaml
@@ -152,7 +153,7 @@ def find_weights(name: str, variant: str | None, weights: str | None) -> Source 
         bundled = f" Bundled is variant={', '.join(have)}." if have else ""
         raise UserError(f"{what}: its weights are not on this machine. {get}{bundled} Pass {ways}.")
     weights = str(weights)
-    path = Path(weights).expanduser()
+    path = _path(weights)
     if (release := releases().get(weights)) and not path.exists():
         if release not in fitting:
             size = f" variant={release.variant}" if release.variant else ""
@@ -173,6 +174,31 @@ def find_weights(name: str, variant: str | None, weights: str | None) -> Source 
     raise UserError(f"weights={weights} does not exist. Pass {ways}; a run folder or owner/name of the hub will do too.{registry}")
 
 
+def is_file(path: object) -> bool:
+    """Whether a text or path names a file that may be looked up; no other text is a mistake."""
+    try:
+        return isinstance(path, str | Path) and Path(path).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _path(weights: str) -> Path:
+    """The path that a text may be, or a UserError where no path can be looked up under it."""
+    try:
+        path = Path(weights).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not to be read, of a user that does not exist
+        reason = getattr(error, "strerror", None) or error
+        shown = weights if len(weights) <= 60 else f"{weights[:57]}..."
+        raise UserError(
+            f"weights={shown!r} cannot be looked up ({reason}). Pass weights=FILE with a path that you may read, or weights=random for an "
+            "untrained network."
+        ) from None
+    return path
+
+
 def _of_run(folder: Path, name: str, variant: str | None) -> Source | None:
     """What a run trained, or else the weights that it used."""
     trained = sorted(folder.glob("checkpoints/*/encoder.safetensors"), key=lambda file: (len(file.parent.name), file.parent.name))
@@ -181,9 +207,9 @@ def _of_run(folder: Path, name: str, variant: str | None) -> Source | None:
     try:
         used = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         encoder, weights = used["names"]["encoder"], used.get("weights")
-    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         raise UserError(
-            f"weights={folder} is a folder, but not one of a run (no config.yaml). Give a weights file, or the folder of a run."
+            f"weights={folder} is a folder, but not one of a run (no readable config.yaml). Give a weights file, or the folder of a run."
         ) from None
     if encoder != name or weights == str(folder):
         raise UserError(f"weights={folder}: that run's encoder is {encoder}, not {name}. Choose encoder={encoder}, or another run.")
@@ -193,14 +219,14 @@ def _of_run(folder: Path, name: str, variant: str | None) -> Source | None:
 def _from_hub(repository: str, mine: list[Release]) -> Path:
     """Downloads a repository's weights file into the hub's own cache, or finds it there."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     known = [str(release.url).rsplit("/", 1)[-1] for release in mine if release.hub == repository and release.url]
     files = list(dict.fromkeys([*known, *HUB_FILES]))
-    for file in files:
-        if isinstance(cached := try_to_load_from_cache(repository, file), str):
-            return Path(cached)
     try:
+        for file in files:
+            if isinstance(cached := try_to_load_from_cache(repository, file), str):
+                return Path(cached)
         # Without a network, the hub's own client tries for half a minute.
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
         for file in files:
@@ -213,9 +239,9 @@ def _from_hub(repository: str, mine: list[Release]) -> Path:
             f"weights={repository}: its owners want a licence accepted first. Do so on the repository's page, run 'hf auth login', "
             "and try again."
         ) from None
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"weights={repository} is no file here and no repository of the Hugging Face hub. Check the name.") from None
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HTTPException, HfHubHTTPError) as error:
         raise UserError(
             f"weights={repository} is no file here; as a repository of the Hugging Face hub it could not be reached "
             f"({error}), and is not in the hub's cache. Connect to the network, or pass weights=FILE."

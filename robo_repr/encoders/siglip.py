@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.encoders.base import Encoder, EncoderSpec, Features
-from robo_repr.encoders.registry import find_weights
+from robo_repr.encoders.registry import find_weights, is_file
 from robo_repr.encoders.weights import fill, rename
 from robo_repr.nn.language import checked_texts, grads_allowed, open_clip_tower
 from robo_repr.nn.qkv import fuse_qkv
@@ -63,7 +63,7 @@ class SigLIP(Encoder):
     def __init__(self, variant: str = "vitb16", weights: str | None = None, tokenizer: str | None = None, seed: int = 0):
         if variant not in VARIANTS:
             raise unknown("variant", str(variant), VARIANTS)
-        if tokenizer is not None and not Path(tokenizer).expanduser().is_file():
+        if tokenizer is not None and not is_file(tokenizer):
             raise UserError(f"tokenizer={tokenizer} is no file; expected a tokenizer.json. {_ways(None)}")
         source = find_weights("siglip", variant, weights)
         half = (0.5, 0.5, 0.5)

@@ -3,7 +3,9 @@
 import argparse
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from robo_repr.core.download import digest_of
 from robo_repr.core.errors import UserError
-from robo_repr.encoders.base import Encoder
+from robo_repr.encoders.base import Encoder, hash_tensors
 from robo_repr.encoders.registry import Source
 
 # Under these keys training scripts keep the state dict of a model.
@@ -32,6 +34,12 @@ SIGNS = (
     ("blocks.0.attn.qkv", "mvp or vc1"),
 )
 
+# What the two libraries raise for bytes that are not theirs. (AssertionError and struct.error: torch; MemoryError: a length that lies.)
+DAMAGED = (
+    *(SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(AssertionError, MemoryError, OverflowError, struct.error, zipfile.BadZipFile),
+)
+
 State = dict[str, Tensor]
 
 
@@ -44,11 +52,15 @@ def read_weights(path: Path) -> tuple[State, dict[str, str]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
+                state, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
+        except DAMAGED as error:
             raise UserError(
-                f"{path} is not a readable safetensors file ({error}): it is damaged, cut off or of another kind. Copy it again."
+                f"{path} is not a readable safetensors file ({_first_line(error)}): it is damaged, cut off or of another kind. "
+                "Copy it again."
             ) from None
+        if metadata.get("tensors", digest := hash_tensors(state.items(), "")) != digest:
+            raise UserError(f"{path} is damaged: its tensors are not those that were saved. Copy it again.")
+        return state, metadata
     try:
         # Training scripts keep their arguments beside the weights; a Namespace only stores values.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -59,7 +71,7 @@ def read_weights(path: Path) -> tuple[State, dict[str, str]]:
             f"{path} was not loaded: it is a pickle that may run code, or no weights file at all. Expected tensors only. Nothing in it was "
             "executed; save the state dict alone, best as .safetensors."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except DAMAGED as error:
         if "TorchScript" in str(error):
             raise UserError(
                 f"{path} is a TorchScript archive, a program beside its tensors, and was not loaded. Pass the plain tensors of the same "
@@ -152,7 +164,8 @@ def save_weights(encoder: Encoder, path: Path, metadata: dict[str, str]) -> None
     state = {key: value.half() if key in learnt else value for key, value in encoder.net.state_dict().items()}
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(save(state, {"encoder": _method(encoder), "variant": str(encoder.variant), **metadata}))
+    own = {"encoder": _method(encoder), "variant": str(encoder.variant), "tensors": hash_tensors(state.items(), "")}
+    beside.write_bytes(save(state, {**own, **metadata}))
     beside.replace(path)
 
 

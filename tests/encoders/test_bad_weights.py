@@ -1,15 +1,20 @@
 """Files that are no weights of the encoder asked for: every loader refuses them, says why, and executes nothing."""
 
 import json
+import resource
 import struct
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from robo_repr import list_encoders, load_encoder
 from robo_repr.core.config import load_part
 from robo_repr.core.errors import UserError
+from robo_repr.encoders.curl import CURL
+from robo_repr.encoders.weights import read_weights, save_weights
 
 # An encoder, its settings, and settings under which its files do not fit. (imagenet has one architecture.)
 CASES = {
@@ -136,3 +141,85 @@ def test_no_loader_executes_anything(name, legacy, tmp_path):
     assert not trap.exists()
     torch.load(path, weights_only=False)  # the trap works: an unguarded loader would have run it
     assert trap.exists()
+
+
+SMALL = {"size": 12, "frames": 1, "layers": 2, "filters": 2, "dim": 2}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Three files of a network of 70 numbers, as bytes by their names, and its tensors."""
+    folder, encoder = tmp_path_factory.mktemp("tiny"), CURL(weights="random", **SMALL)
+    generator = torch.Generator().manual_seed(0)
+    for value in encoder.net.state_dict().values():
+        value.copy_(torch.randn(value.shape, generator=generator).half())  # our own files hold half precision
+    state = encoder.net.state_dict()
+    save_weights(encoder, folder / "ours.safetensors", {})
+    torch.save({"model": state}, folder / "zip.pth")
+    torch.save({"model": state}, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}, state
+
+
+places = st.one_of(st.floats(0, 1), st.floats(0, 0.05), st.floats(0.95, 1))  # heads and tails say where everything else is
+edits = st.tuples(st.sampled_from(["flip", "set", "insert", "cut", "end"]), places, st.binary(min_size=1, max_size=8))
+
+
+def damaged(content, changes):
+    content = bytearray(content)
+    for what, place, data in changes:
+        at = int(place * len(content))
+        if what == "insert":
+            content[at:at] = data
+        elif what == "cut":
+            del content[at : at + len(data)]
+        elif what == "end":
+            del content[at:]
+        elif at < len(content):
+            content[at] = data[0] if what == "set" else content[at] ^ (1 << data[0] % 8)
+    return bytes(content)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["ours.safetensors", "zip.pth", "legacy.pt"]), st.lists(edits, min_size=1, max_size=3))
+@example("ours.safetensors", [("end", 0.0, b"x")])  # empty
+@example("zip.pth", [("end", 0.0, b"x")])
+@example("ours.safetensors", [("set", 0.0, b"\xff"), ("insert", 0.0, b"\xff" * 8)])
+def test_damaged_bytes_load_unchanged_or_are_refused(tiny, tmp_path, name, changes):
+    contents, state = tiny
+    path = tmp_path / name
+    path.write_bytes(damaged(contents[name], changes))
+    try:
+        loaded = CURL(weights=str(path), **SMALL).net.state_dict()
+    except UserError as error:
+        assert "\n" not in str(error) and name in str(error)
+        return
+    assert loaded.keys() == state.keys() and all(value.isfinite().all() for value in loaded.values())
+    if name == "ours.safetensors":  # torch's own formats have no digest of their own
+        assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def test_every_changed_number_of_our_own_files_is_noticed(tiny, tmp_path):
+    contents, state = tiny
+    content, path = contents["ours.safetensors"], tmp_path / "ours.safetensors"
+    path.write_bytes(content)
+    assert all(torch.equal(value, state[key]) for key, value in CURL(weights=str(path), **SMALL).net.state_dict().items())
+    numbers = 2 * sum(value.numel() for value in state.values())
+    for at in range(len(content) - numbers, len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(UserError, match="ours.safetensors is damaged"):
+            read_weights(path)
+
+
+def test_no_memory_is_taken_for_a_length_that_lies(tmp_path):
+    """The first eight bytes of a safetensors file are its header's length: it is compared with the file before anything is read."""
+    path = tmp_path / "long.safetensors"
+    for length in (2**20, 2**33, 2**63 - 1, 2**64 - 1):
+        path.write_bytes(struct.pack("<Q", length) + b"{}")
+        before = peak_memory_mb()
+        with pytest.raises(UserError, match="not a readable safetensors file"):
+            CURL(weights=str(path), **SMALL)
+        assert peak_memory_mb() - before < 100
+
+
+def peak_memory_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

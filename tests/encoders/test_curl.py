@@ -139,7 +139,15 @@ def test_an_actor_of_unknown_kind_is_refused(tmp_path):
 def test_mistakes_say_what_to_do():
     with pytest.raises(UserError, match="The registry lists none.*weights=random"):
         load_encoder("curl")
-    for settings in ({"size": 14}, {"frames": 0}, {"layers": 0}, {"dim": 0}):
-        with pytest.raises(UserError, match="is too small"):
+    for settings, says in (
+        ({"size": 14}, "encoder.size=14 is too small for encoder.layers=4.*at least 15"),
+        ({"frames": 0}, "encoder.frames=0 .*at least 1"),
+        ({"layers": 0}, "encoder.layers=0 .*at least 1"),
+        ({"dim": 0}, "encoder.dim=0 .*at least 1"),
+        ({"filters": 10**9}, "encoder.filters=1000000000 .*at most 1024"),
+        ({"size": 1280, "dim": 4096}, "last layer .* weights"),
+        ({"seed": -1}, "encoder.seed=-1 .*at least 0"),
+    ):
+        with pytest.raises(UserError, match=says):
             load_encoder("curl", weights="random", **settings)
     assert load_encoder("curl", weights="random", size=15).spec.grid == (1, 1)
