@@ -46,7 +46,8 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
         # One thread per role: more would fight with the renderer and the collector. Fixed, because results depend on it in the last bits.
         torch.set_num_threads(1)
     console = Console()
-    parts = build_parts(cfg, device)  # before the folder is made: a mistake leaves nothing behind
+    with memory_is_enough():
+        parts = build_parts(cfg, device)  # before the folder is made: a mistake leaves nothing behind
     name, settings = run_name(cfg, overrides), dataclasses.asdict(cfg)
     with closing(parts.env), RunDir.open(cfg.command, name, settings, overrides, cfg.seed, cfg.run_dir, cfg.fresh) as run:
         with Signals() as signals:
@@ -55,6 +56,19 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
             print_run(run.path, console)
             print_next(run.path, cfg.names["encoder"], overrides, console)
         return code
+
+
+@contextmanager
+def memory_is_enough() -> Iterator[None]:
+    """Turns the many ways in which memory runs out into a `Failure`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class of its own for graphics cards only; on the CPU it says "can't allocate memory".
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        words = " ".join(str(error).split())[:200] or "no details"
+        raise Failure(f"Out of memory ({words}). Use fewer num_envs, a smaller image_size, network or agent.buffer_size.") from error
 
 
 class Training:
@@ -114,11 +128,8 @@ class Training:
     def _machine(self) -> Iterator[None]:
         """Says in one paragraph what the machine refused, and from where the run can go on."""
         try:
-            with self.run_dir.writing():
+            with self.run_dir.writing(), memory_is_enough():
                 yield
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            text = f"Out of memory ({' '.join(str(error).split()) or 'no details'}). Use fewer num_envs, a smaller image_size or buffer."
-            raise Failure(f"{text} {self._kept()}") from error
         except Failure as error:
             raise Failure(f"{error} {self._kept()}") from error
 

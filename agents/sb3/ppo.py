@@ -82,7 +82,7 @@ class PPO(SB3Agent):
         check_range("agent.max_grad_norm", max_grad_norm, 1e-6, 1e6)
         check_range("agent.initial_log_std", initial_log_std, -10, 5)
         check_range("agent.calibration_steps", calibration_steps, 1, 10**6)
-        check_layers(net)
+        check_layers(net, env, networks=2)  # policy and value function
         rollout = n_steps * env.num_envs
         batch_size = min(batch_size, rollout)
         model = stable_baselines3.PPO(

@@ -67,7 +67,7 @@ class SAC(SB3Agent):
         check_range("agent.batch_size", batch_size, 1, 10**6)
         check_range("agent.initial_entropy", initial_entropy, 1e-8, 1e8)
         check_range("agent.learning_starts", learning_starts, 1, 10**9)
-        check_layers(net)
+        check_layers(net, env, networks=5)  # actor, two critics and their targets
         self.updates_per_step = UPDATES_PER_STEP if updates_per_step is None else updates_per_step
         self.save_replay, self.warm_up_steps = save_replay, math.ceil(min(learning_starts, steps) / env.num_envs)
         if buffer_size is not None:
@@ -139,10 +139,15 @@ class SAC(SB3Agent):
         return {"actor": self.model.actor.optimizer, "critic": self.model.critic.optimizer, "entropy": self.model.ent_coef_optimizer}
 
 
-def check_layers(net: list[int]) -> None:
-    """Refuses hidden layers that are not whole positive numbers."""
-    if not isinstance(net, list) or not all(isinstance(width, int) and 1 <= width <= 2**16 for width in net):
-        raise UserError(f"agent.net={net} is not possible. Write the widths of the hidden layers, 1 to 65536, such as agent.net=[256,256].")
+def check_layers(net: list[int], env: EmbedEnv, networks: int) -> None:
+    """Refuses hidden layers that are not whole positive numbers, or more than the memory holds."""
+    if not isinstance(net, list) or not all(isinstance(width, int) and 1 <= width <= 2**20 for width in net):
+        raise UserError(f"agent.net={net} is not possible. Write the widths of the hidden layers, at least 1, such as agent.net=[256,256].")
+    widths = [sum(math.prod(space.shape or ()) for space in env.observation_space.spaces.values()), *net]  # type: ignore[attr-defined]
+    weights = networks * sum(first * second for first, second in zip(widths, widths[1:], strict=False))
+    needed, left = 16 * weights, memory_left()  # float32 weights, gradients and the optimiser's two moments
+    if left is not None and needed > left:
+        raise UserError(f"agent.net={net} needs {needed / 1e9:.1f} GB of memory, and {left / 1e9:.1f} GB are free. Take narrower layers.")
 
 
 def _check_memory(env: EmbedEnv, rows: int) -> None:

@@ -47,6 +47,25 @@ def test_views_can_be_averaged(build):
         build(view_fusion="men")
 
 
+@pytest.mark.parametrize("readout", ["pooled", "grid4", "tokens"])
+def test_features_are_what_the_encoder_gives_alone(readout):
+    """The encoder on each picture by itself, outside of everything, against what an agent gets of it in a batch: equal but for rounding."""
+    env = EmbedEnv(PointEnv(views=["front", "wrist"]), load_encoder("mvp"), readout)
+    env.calibrate(steps=4, seed=0)
+    env.reset()
+    for _ in range(7):  # past the ends of episodes
+        images = env.env.observation()["images"]
+        alone = [env.encoder(images[world, view][None]) for world in range(4) for view in range(2)]
+        tokens = torch.cat([features.tokens for features in alone])
+        expected = env.readout(Features(torch.cat([features.pooled for features in alone]), tokens)).numpy()
+        given = env.embed(env.env.observation())["features"]
+        assert np.allclose(given, expected, rtol=2e-3, atol=2e-3) and expected.std() > 0.1
+        assert not np.allclose(given[[1, 0, 2, 3]], expected, rtol=2e-3, atol=2e-3)  # a control: worlds exchanged
+        stepped = env.step(np.zeros((4, 2), dtype=np.float32))[0]["features"]
+        assert np.array_equal(stepped, env.embed(env.env.observation())["features"])
+    env.close()
+
+
 def test_without_a_picture_there_are_no_features(build):
     env = build("identity", views=[])
     assert env.reset().keys() == {"state"}

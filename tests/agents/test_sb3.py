@@ -380,7 +380,14 @@ def test_weights_that_are_not_finite_stop_training(build_agent, name):
         ),
         *(
             ("sac", setting)
-            for setting in ({"gamma": float("nan")}, {"net": [0]}, {"net": [1.5]}, {"buffer_size": -1}, {"buffer_size": 10**11})
+            for setting in (
+                {"gamma": float("nan")},
+                {"net": [0]},
+                {"net": [10**6, 10**6]},
+                {"net": [1.5]},
+                {"buffer_size": -1},
+                {"buffer_size": 10**11},
+            )
         ),
         *(("ppo", {key: -1}) for key in ("learning_rate", "gae_lambda", "n_steps", "n_epochs", "clip_range", "ent_coef", "vf_coef")),
         *(("ppo", setting) for setting in ({"max_grad_norm": 0}, {"updates_per_step": 1.0}, {"calibration_steps": 0}, {"net": [-5]})),

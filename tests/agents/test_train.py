@@ -215,9 +215,10 @@ def test_a_signal_in_the_final_evaluation_is_served_at_once(tmp_path, monkeypatc
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "Read-only"),
         (MemoryError("Unable to allocate 4 GiB"), "Out of memory .Unable to allocate 4 GiB"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried"), "Out of memory"),
         (Failure("The camera fell."), "The camera fell. The checkpoint of step 80 is kept."),
     ],
-    ids=["full", "read-only", "memory", "failure"],
+    ids=["full", "read-only", "memory", "torch", "failure"],
 )
 def test_what_the_machine_refuses_is_one_paragraph(tmp_path, monkeypatch, no_films, error, says):
     whole, folder = tmp_path / "whole", tmp_path / "run"
@@ -236,6 +237,16 @@ def test_what_the_machine_refuses_is_one_paragraph(tmp_path, monkeypatch, no_fil
     assert summary(folder)["status"] == "failed" and not (folder / "lock").exists()
     monkeypatch.setattr(BatchEnv, "step", step)
     assert start(folder, **STATE) == 0 and rows(folder) == rows(whole)
+
+
+def test_memory_that_runs_out_while_parts_are_built_is_one_paragraph(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(train, "build_parts", fail)
+    with pytest.raises(Failure, match="Out of memory .*network"):
+        start(tmp_path / "run", **STATE)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_checkpoint_costs_only_time(tmp_path, capsys, no_films):
