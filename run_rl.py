@@ -1,6 +1,7 @@
 """Trains a policy from pictures: python run_rl.py encoder=mvp task=reach (--help lists the keys)."""
 
-from robo_repr.core.config import RLConfig, main
+from robo_repr.core.cli import main
+from robo_repr.core.config import RLConfig
 
 
 def run(config: RLConfig, overrides: list[str]) -> int:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from robo_repr.core import config
-from robo_repr.core.config import RLConfig, build, config_names, load_part, main, run_name
+from robo_repr.core.cli import main
+from robo_repr.core.config import RLConfig, build, config_names, load_part, run_name
 from robo_repr.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agents.parts import build_parts
-from robo_repr.core.config import RLConfig, compose, config_names, load_part, main, run_name
+from robo_repr.core.cli import compose, main
+from robo_repr.core.config import RLConfig, config_names, load_part, run_name
 from robo_repr.core.errors import UserError
 
 PARTS = [f"{group}.{key}" for group in ("agent", "encoder") for name in config_names(group) for key in load_part(group, name)]

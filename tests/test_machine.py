@@ -16,7 +16,8 @@ import torch
 from agents import train
 from envs import BatchEnv
 from robo_repr.core.checkpoint import load_state
-from robo_repr.core.config import RLConfig, compose
+from robo_repr.core.cli import compose
+from robo_repr.core.config import RLConfig
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.run import RunDir
 

@@ -1,0 +1,349 @@
+"""The front door of every command: composes its settings from the command line; every mistake is one paragraph with exit code 2.
+
+Hydra composes ``key=value`` words with the YAML files under configs/; nothing behind this module knows Hydra.
+"""
+
+import copy
+import dataclasses
+import difflib
+import itertools
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from robo_repr.core.config import CONFIGS, KINDS, check_kind, config_names, defaults, load_part, run_name, shortly
+from robo_repr.core.errors import UserError
+
+CHECKED_JOBS = 500  # a sweep's jobs are checked before the first one starts, up to this many
+MOST_JOBS = 10_000  # Hydra keeps a list of all jobs, which a range with too many zeros would make as large as the memory
+
+
+def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
+    """Runs a command: composes its configuration from the command line, calls ``run(config, overrides)`` and exits with its code.
+
+    With ``-m`` (Hydra's multirun) every combination runs in turn. All of them are checked before the first one starts.
+    """
+    # OpenMP threads that spin while they wait take a core from the renderer; read once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's own exit
+    try:
+        flags, overrides = _split(sys.argv[1:])
+        if "--help" in flags:
+            print(help_page(config_class))
+            sys.exit(0)
+        if "--multirun" in flags:
+            sys.exit(_sweep(config_class, run, overrides))
+        config, overrides = compose(config_class, overrides)
+        if "--cfg" in flags:
+            print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
+            sys.exit(0)
+        sys.exit(run(config, overrides))
+    except UserError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        if os.environ.get("ROBO_DEBUG") == "1":
+            traceback.print_exc()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def compose(config_class: type, overrides: list[str]) -> tuple[Any, list[str]]:
+    """The checked configuration that ``key=value`` words mean, and the words that count: the last one of each key.
+
+    Raises:
+        UserError: any mistake in them.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    parsed = _parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            name, value = override.input_line.split("=", 1)
+            as_list = f" Write {name}=[{value}] for a list, or" if _kind(config_class, name) is None else " Write one, or"
+            raise UserError(f"{override.input_line} gives several values.{as_list} add -m to run once for each value.")
+        if override.key_or_group.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{override.input_line} sets up a sweep, but there is none. Add -m to start one, or leave it out.")
+    words = [override.input_line for override in parsed]
+    _check_overrides(config_class, parsed)
+    ConfigStore.instance().store(name=config_class.command, node=_schema(config_class))
+    with _hydra_errors(), hydra.initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+        node = hydra.compose(config_class.command, words)
+    return _to_config(config_class, node, parsed), words
+
+
+def _sweep(config_class: type, run: Callable[[Any, list[str]], int], overrides: list[str]) -> int:
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
+
+    parsed = _parse(overrides)
+    if any(override.key_or_group == "run_dir" for override in parsed):
+        raise UserError("run_dir= names one folder and cannot be combined with -m. Leave it out: every job gets its own folder in runs/.")
+    _check_jobs(config_class, parsed)
+
+    started = False
+
+    def job(node: Any) -> None:
+        nonlocal started
+        started = True
+        words = list(HydraConfig.get().overrides.task)
+        print(f"\njob {HydraConfig.get().job.num}: {' '.join(words)}", flush=True)
+        code = run(_to_config(config_class, node, _parse(words)), words)
+        if code:
+            raise SystemExit(code)  # an interrupted job ends the sweep
+
+    ConfigStore.instance().store(name=config_class.command, node=_schema(config_class))
+    before, sys.argv = sys.argv, [sys.argv[0], "-m", *(override.input_line for override in parsed)]
+    try:
+        with _hydra_errors():
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_class.command)(job)()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except OSError as error:
+        if started:  # a job's own
+            raise
+        raise UserError(
+            f"The sweep's folder cannot be made ({error}). Start the command where you may write, or name a folder: hydra.sweep.dir=FOLDER."
+        ) from error
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _check_jobs(config_class: type, parsed: list[Any]) -> None:
+    """Composes every job of a sweep, so that a mistake in the last one does not show after hours."""
+    from hydra.core.override_parser.types import Glob
+
+    choices, expandable = [], True
+    for override in parsed:
+        if override.is_interval_sweep() or isinstance(override.value(), Glob):
+            expandable = False  # but by the sweeper itself
+        else:
+            values = _values(override)
+            if not override.key_or_group.startswith(("hydra.", "hydra/")):
+                choices.append(values)
+    if math.prod(map(len, choices)) > MOST_JOBS:
+        raise UserError(f"This sweep has more than {MOST_JOBS} jobs. Give fewer values.")
+    if not expandable:
+        return
+    folders: dict[tuple[str, int], str] = {}
+    for job in itertools.islice(itertools.product(*choices), CHECKED_JOBS):
+        config, words = compose(config_class, list(job))
+        folder = run_name(config, words), config.seed
+        if folder in folders:
+            raise UserError(
+                f"Two jobs of this sweep would write the same folder, {folder[0]}/s{folder[1]}: '{folders[folder]}' and "
+                f"'{' '.join(words)}'. Name the difference in the tag, for example 'tag=steps${{steps}}'."
+            )
+        folders[folder] = " ".join(words)
+
+
+def _values(override: Any) -> list[str]:
+    """The words ``key=value`` of a sweep over one key, at most one more than a sweep may have; of another override its own word."""
+    from hydra.errors import HydraException
+
+    if not override.is_sweep_override():
+        return [override.input_line]
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    except (HydraException, ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"{override.input_line} gives no values ({error}). Write them out, such as seed=0,1,2.") from error
+    return [f"{override.key_or_group}={value}" for value in values]
+
+
+def _split(arguments: list[str]) -> tuple[set[str], list[str]]:
+    """(flags by their long names, the other words)."""
+    spelled = {"-h": "--help", "--help": "--help", "-m": "--multirun", "--multirun": "--multirun", "--cfg": "--cfg"}
+    flags, words = set(), []
+    for index, argument in enumerate(arguments):
+        if argument in spelled:
+            flags.add(spelled[argument])
+        elif argument == "job" and index and arguments[index - 1] == "--cfg":
+            continue  # Hydra's spelling
+        elif argument.startswith("-"):
+            raise UserError(
+                f"'{argument}' is not understood.{_near(argument, spelled)} Settings are written key=value without dashes; --help lists "
+                "the keys, --cfg prints the settings, -m runs a sweep."
+            )
+        else:
+            words.append(argument)
+    return flags, words
+
+
+def _parse(overrides: list[str]) -> list[Any]:
+    """Hydra's Override objects, the last one of each key."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, parsed = OverridesParser.create(), {}
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{text!r} has bytes that are no UTF-8, which the run's files could not hold. Rename what it stands for.")
+        if text.startswith(("+", "~")):
+            raise UserError(f"'{text}' adds or removes a key. Settings are written key=value, with the keys that --help lists.")
+        if not equals or not name.strip():
+            group = next((folder.name for folder in CONFIGS.iterdir() if text in config_names(folder.name)), None)
+            example = f"{group}={text}" if group else "steps=10000"
+            raise UserError(f"'{text}' is not understood. Settings are written key=value, such as {example}; --help lists the keys.")
+        if not value.strip():
+            raise UserError(f"'{text}' gives no value. Write {name}=VALUE, or leave {name} out for its default.")
+        try:
+            override = parser.parse_override(text)
+        except (HydraException, ValueError, RecursionError) as error:  # the latter two: endless digits and brackets
+            raise UserError(
+                f"'{shortly(text)}' cannot be read. Quote a value that holds spaces, commas, brackets, quotes or '=' twice, once for the "
+                f"shell and once for the command: '{name}=\"some value\"'; lists are written '{name}=[a,b]'."
+            ) from error
+        # Hydra refuses a group that is named twice; here the later one counts, so that make run ARGS="encoder=random" works.
+        parsed.pop(override.key_or_group, None)
+        parsed[override.key_or_group] = override
+    return list(parsed.values())
+
+
+def _names(config_class: Any, parsed: list[Any]) -> dict[str, str]:
+    """The choice of each group."""
+    names = dict(config_class.groups)
+    for override in parsed:
+        if override.key_or_group in names:
+            names[override.key_or_group] = str(override.value())
+    return names
+
+
+def _check_overrides(config_class: Any, parsed: list[Any]) -> None:
+    """Refuses what Hydra would refuse in its own words: parts and keys that do not exist, and values of another type."""
+    from omegaconf import OmegaConf, ValidationError
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = defaults(config_class, _names(config_class, parsed))
+    typed = OmegaConf.merge(OmegaConf.structured(config_class), known)
+    for override in parsed:
+        path, value = override.key_or_group, override.value()
+        if path in config_class.groups:
+            continue
+        settings: Any = known
+        for depth, name in enumerate(path.split(".")):
+            above = ".".join(path.split(".")[:depth])
+            if not isinstance(settings, dict):
+                raise UserError(f"{path}: {above} is one value and has no key '{name}'. Write {above}=VALUE.")
+            if name not in settings or name == "_target_":
+                raise _unknown_key(path, [f"{above}.{key}".lstrip(".") for key in settings if key != "_target_"])
+            settings = settings[name]
+        if "." in path:  # the parts' keys; OmegaConf knows the types of the others
+            check_kind(path, settings, value)
+        try:
+            OmegaConf.update(copy.deepcopy(typed), path, value)
+        except ValidationError as error:
+            hint = "--help says what each key takes."
+            if isinstance(value, float) and value.is_integer():
+                hint = f"Write {path}={int(value)}."
+            elif isinstance(value, list):
+                hint = f"To run once for each value, write {path}={','.join(map(str, value))} and add -m."
+            kind = _kind(config_class, path) or "of another type"
+            raise UserError(f"{override.input_line} is not possible: {path} is {kind}. {hint}") from error
+        except OmegaConfBaseException as error:
+            raise _not_usable(override.input_line, error) from error
+
+
+def _kind(config_class: Any, name: str) -> str | None:
+    """What a key takes, in words; None for keys that take several types."""
+    annotation = next((item.type for item in dataclasses.fields(config_class) if item.name == name), None)
+    for kind, words in KINDS.items():
+        if annotation in (kind, kind | None):
+            return words if annotation == kind else f"{words}, or null"
+    return "one name" if name in config_class.groups else None
+
+
+def _to_config(config_class: Any, node: Any, parsed: list[Any]) -> Any:
+    from omegaconf import OmegaConf
+
+    with _hydra_errors():
+        values: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # missing: ???
+    config = config_class(**values, names=_names(config_class, parsed))
+    for group in config_class.groups:
+        for key, default in load_part(group, config.names[group]).items() if group != "budget" else ():
+            check_kind(f"{group}.{key}", default, getattr(config, group)[key])  # again, now that references stand for their values
+    config.validate()
+    return config
+
+
+@contextmanager
+def _hydra_errors() -> Iterator[None]:
+    """Says in our words, without Hydra's hints, what Hydra and OmegaConf refuse."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        name = getattr(error, "full_key", None)
+        raise _not_usable(name or "The settings", error) from error
+
+
+def _not_usable(what: str, error: Exception) -> UserError:
+    text = (str(error).splitlines() or [""])[0].rstrip(".")
+    return UserError(
+        f"{what} cannot be used: {text}. Write key=value; ${{other}} stands for the value of another key, and --help lists the keys."
+    )
+
+
+def _schema(config_class: Any) -> Any:
+    """What Hydra composes: the keys with their types, the groups' defaults, and settings that keep Hydra from writing files."""
+    from omegaconf import OmegaConf
+
+    schema = OmegaConf.structured(config_class)
+    OmegaConf.set_struct(schema, False)
+    del schema["names"]
+    hydra_settings = {
+        "run": {"dir": "."},
+        "sweep": {"dir": "runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "subdir": "."},
+        "output_subdir": None,
+    }
+    parts = [{group: name} for group, name in config_class.groups.items() if group != "budget"]
+    last = [{"budget": config_class.groups["budget"]}] if "budget" in config_class.groups else []
+    quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+    return OmegaConf.merge(OmegaConf.create({"defaults": [*parts, "_self_", *last, *quiet], "hydra": hydra_settings}), schema)
+
+
+def _unknown_key(name: str, known: Iterable[str]) -> UserError:
+    return UserError(f"There is no key '{name}'.{_near(name, known)} --help lists the keys.")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def help_page(config_class: type) -> str:
+    """What --help prints."""
+    lines = [f"python {config_class.program} key=value ...", "", (config_class.__doc__ or "").strip(), ""]
+    fields = [item for item in dataclasses.fields(config_class) if item.name != "names"]
+    for title, first in (("What you need first:", True), ("All other keys:", False)):
+        lines.append(title)
+        for item in fields:
+            if item.metadata["first"] == first:
+                lines.append(f"  {item.name + '=' + _shown(config_class, item):28} {item.metadata['help']}")
+        if first:
+            lines.append(f"  {'budget=' + config_class.groups['budget']:28} how much of everything: {', '.join(config_names('budget'))}")
+        lines.append("")
+    lines.append("Choices:")
+    for group in config_class.groups:
+        keys = "" if group == "budget" else f"; its keys, as in {group}.KEY=VALUE, stand in configs/{group}/"
+        lines.append(f"  {group + '=':10} {', '.join(config_names(group))}{keys}")
+    lines += ["", "Examples:", *(f"  {example}" for example in config_class.examples), ""]
+    lines.append("The same command again resumes a run. -m runs every combination of comma-separated values.")
+    lines.append("--cfg prints the settings and stops. ROBO_DEBUG=1 shows tracebacks.")
+    return "\n".join(lines)
+
+
+def _shown(config_class: type, item: dataclasses.Field) -> str:
+    if item.name in config_class.groups:
+        return config_class.groups[item.name]
+    return yaml.safe_dump(item.default).split("\n")[0]
