@@ -497,8 +497,8 @@ class Series:
         step = newest_checkpoint(run) or 0
         limit = 120 + 10 * (self.reference.startup + self.reference.duration)
         if kind in POINTS:
-            point = self._next_point(kind)
-            number = self.random.randint(1, self._calls_ahead(point, step, run))
+            point, ahead = self._next_point(kind, step, run)
+            number = self.random.randint(1, ahead)
             self.last = self._start(run, point, number)
             code = self.last.wait(limit)
             kill = Kill(kind, f"{point} {number}", self.runs)
@@ -521,10 +521,12 @@ class Series:
         self.problems += problems
         return True, Kill(kind, kind, self.runs)
 
-    def _next_point(self, kind: str) -> str:
-        """The kind's points take turns."""
-        self.points[kind].append(self.points[kind].pop(0))
-        return self.points[kind][-1]
+    def _next_point(self, kind: str, step: int, run: Path) -> tuple[str, int]:
+        """The kind's points take turns, those left out that will not come any more; and how many calls at the point are ahead."""
+        while True:
+            self.points[kind].append(self.points[kind].pop(0))
+            if ahead := self._calls_ahead(self.points[kind][-1], step, run):
+                return self.points[kind][-1], ahead
 
     def _calls_ahead(self, point: str, step: int, run: Path) -> int:
         """How many calls at the point a start from this step surely has before it."""
@@ -536,7 +538,9 @@ class Series:
             return sum("eval/success" in row for row in rows)
         if point == "metrics:half":
             return len(rows)
-        if point.startswith(("evaluations", "summary")):
+        if point == "evaluations:half":
+            return int(len(_safe_rows(run, "evaluations")) < len(read_metrics(reference.folder / "evaluations.jsonl")))
+        if point.startswith("summary"):
             return 1
         checkpoints = len(reference.checkpoints) - (3 if point.endswith(":deleted") else 0)  # the last three are kept
         return max(1, reference.counts[point] // max(1, checkpoints))
@@ -585,8 +589,8 @@ class Series:
         self.problems += [f"run {self.runs}: {problem}" for problem in problems]
 
 
-def _safe_rows(run: Path) -> list[dict]:
-    return read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+def _safe_rows(run: Path, name: str = "metrics") -> list[dict]:
+    return read_metrics(run / f"{name}.jsonl") if (run / f"{name}.jsonl").exists() else []
 
 
 def report(series: Series) -> bool:
