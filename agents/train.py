@@ -20,9 +20,10 @@ from agents.progress import TrainingProgress
 from envs.registry import check_views
 from robo_repr.core.checkpoint import load_state, save_state
 from robo_repr.core.config import RLConfig, run_name
+from robo_repr.core.curves import draw_curve
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import Metrics, append_row
-from robo_repr.core.report import draw_curve, print_next, print_run, read_evaluations
+from robo_repr.core.report import print_next, print_run, read_evaluations
 from robo_repr.core.run import RunDir, versions
 from robo_repr.core.signals import Signals
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from robo_repr.core.curves import draw_groups
 from robo_repr.core.errors import UserError
 from robo_repr.core.report import (
     ALL_PAIRS,
@@ -30,7 +31,6 @@ from robo_repr.core.report import (
     Outcomes,
     compare,
     contest_name,
-    draw_groups,
     more_seeds,
     rate,
     read_runs,

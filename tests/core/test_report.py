@@ -11,10 +11,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from robo_repr.core import report
+from robo_repr.core import curves, report
+from robo_repr.core.curves import draw_curve, draw_groups
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import append_row
-from robo_repr.core.report import compare, draw_curve, draw_groups, print_run, read_runs
+from robo_repr.core.report import compare, print_run, read_runs
 from robo_repr.core.stats import wilson
 
 ROOT = Path(__file__).parents[2]
@@ -387,7 +388,7 @@ def test_a_curve_that_cannot_be_written_is_a_failure(tmp_path):
 def test_a_curve_shows_the_metrics(tmp_path, monkeypatch):
     path = make_run(tmp_path, successes=40)
     figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(curves, "_save", lambda figure, path: figures.append(figure))
     draw_curve(path)
     success, returns = figures[0].axes
     lines = {line.get_label(): line for line in success.get_lines()}
@@ -402,7 +403,7 @@ def test_a_curve_shows_the_metrics(tmp_path, monkeypatch):
 def test_curves_of_groups_are_means_with_the_range(tmp_path, monkeypatch):
     three(tmp_path / "a", 10, 20, 45)
     figures = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(curves, "_save", lambda figure, path: figures.append(figure))
     draw_groups(read_runs([tmp_path])[0], tmp_path / "x.png")
     success = figures[0].axes[0]
     assert success.get_lines()[0].get_ydata().tolist() == pytest.approx([0.125, 0.25, 0.375, 0.5])
