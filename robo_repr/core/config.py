@@ -203,3 +203,10 @@ def defaults(config_class: Any, names: dict[str, str]) -> dict[str, Any]:
         part = load_part(group, names[group])
         settings |= part if group == "budget" else {group: part}
     return settings
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; an empty part or a list is a value."""
+    if not isinstance(settings, dict) or not settings:
+        return {prefix[:-1]: settings}
+    return {key: value for name, part in settings.items() for key, value in flat(part, f"{prefix}{name}.").items()}

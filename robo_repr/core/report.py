@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from robo_repr.core.config import flat
 from robo_repr.core.errors import UserError
 from robo_repr.core.metrics import read_metrics
 from robo_repr.core.stats import Estimate, difference, holm, mean_over_seeds, wilson
@@ -340,7 +341,7 @@ def _run_folders(paths: Iterable[Path], left_out: list[tuple[Path, str]]) -> lis
 
 def _read_run(path: Path) -> FinishedRun:
     try:
-        settings = _flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+        settings = flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
         if not (path / "summary.json").exists():
             raise _Unusable("has no summary.json: it is still running, or was killed")
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
@@ -430,16 +431,6 @@ def _word(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return str(value)
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    if not isinstance(config, dict):
-        raise ValueError("config.yaml holds no settings")
-    flat = {}
-    for key, value in config.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value})
-    return flat
 
 
 def rate(success: float, interval: tuple[float, float]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from robo_repr.core.checkpoint import DamagedCheckpoint, sync_folder
+from robo_repr.core.config import flat
 from robo_repr.core.errors import Failure, UserError
 
 KEPT_CHECKPOINTS = 3
@@ -199,7 +200,7 @@ class RunDir:
                 f"{self.path / 'config.yaml'} cannot be read ({' '.join(str(error).split())}), so nobody can say whether this run's "
                 "settings are the same. Mend it, or use fresh=true to move the old run aside."
             ) from error
-        old, new = _flat(before), _flat(config)
+        old, new = flat(before), flat(config)
         changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in MAY_CHANGE]
         if changed:
             listed = "; ".join(f"{key}: {old.get(key)} before, {new.get(key)} now" for key in changed)
@@ -218,13 +219,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; an empty part or a list is a value."""
-    if not isinstance(config, dict) or not config:
-        return {prefix[:-1]: config}
-    return {key: value for name, part in config.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
 
 
 @contextmanager
