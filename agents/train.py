@@ -55,7 +55,7 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
             code = Training(cfg, run, parts, signals, console).run()
         if code == 0:
             print_run(run.path, console)
-            print_next(run.path, cfg.names["encoder"], overrides, console)
+            print_next(run.path, overrides, console)
         return code
 
 

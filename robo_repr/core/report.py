@@ -53,7 +53,9 @@ def print_run(run: Path, console: Console) -> None:
     weights = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("weights")
     name = encoder["name"] + (" (random weights)" if weights == "random" else "")
     policy = _policy(summary)
-    title = f"{summary['task']}, encoder {name}, camera {summary['eval_camera']}, seed {summary['seed']}"
+    learns = policy == "trained"
+    who = [f"encoder {name}"] * learns + [f"agent {agent}" for agent in [summary.get("agent")] if agent]
+    title = ", ".join([summary["task"], *who, f"camera {summary['eval_camera']}", f"seed {summary['seed']}"])
     table = Table(title=title, min_width=len(title))
     for heading in ("policy", f"success of {episodes} [95 %]", "return"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
@@ -65,7 +67,7 @@ def print_run(run: Path, console: Console) -> None:
             table.add_row(reference, percent(row["success"], episodes), f"{row['return']:.2f}")
     console.print(table)
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
-    trained = f"{summary['env_steps']} steps, {summary['updates']} updates" if policy == "trained" else "none: this policy does not learn"
+    trained = f"{summary['env_steps']} steps, {summary['updates']} updates" if learns else "none: this policy does not learn"
     films = ", ".join(str(film) for film in sorted((run / "videos").glob("*.mp4")))
     checkpoints = [path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
     lines = [
@@ -75,7 +77,7 @@ def print_run(run: Path, console: Console) -> None:
     ]
     if (run / "curve.png").exists():
         lines.append(f"curve       {run / 'curve.png'}")
-    if encoder["weights_sha256"]:
+    if encoder["weights_sha256"] and learns:
         lines.append(f"encoder     {encoder['trained_by']}")
     if bad := _bad_physics(summary, find_evaluation(rows, policy, summary["eval_camera"], episodes)):
         lines.append(f"bad physics {bad}")
@@ -83,12 +85,14 @@ def print_run(run: Path, console: Console) -> None:
         console.out(line, highlight=False)
 
 
-def print_next(run: Path, encoder: str, overrides: list[str], console: Console) -> None:
-    """Prints three commands to try after a run: under harder cameras, and beside another encoder."""
+def print_next(run: Path, overrides: list[str], console: Console) -> None:
+    """Prints three commands to try after a run: under harder cameras, and beside another encoder, or something that learns."""
+    summary = json.loads((run / "summary.json").read_text())
+    other = {"encoder": "pixels" if summary["encoder"]["name"] == "random" else "random"}
     console.out("next:", highlight=False)
     for command in (
         f"python scripts/evaluate.py run={run} camera=L3",
-        _command(overrides, encoder="pixels" if encoder == "random" else "random"),
+        _command(overrides, **(other if _policy(summary) == "trained" else {"agent": "sac"})),
         _command(overrides, camera="L3", eval_camera="L3"),
     ):
         console.out(f"  {command}", highlight=False)
