@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,7 @@ class RunDir:
                     shutil.rmtree(unfinished)
                 _write_beside(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
                 _write_beside(path / "overrides.txt", "".join(f"{override}\n" for override in overrides))
+                run._compare_versions()
                 _write_beside(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         except BaseException:
             run.close()
@@ -209,16 +211,37 @@ class RunDir:
                 "fresh=true to move the old one aside."
             )
 
+    def _compare_versions(self) -> None:
+        """Says where a run goes on with other packages or on another processor, for then it is not exact any more."""
+        if self.latest_checkpoint() is None:
+            return
+        try:
+            old, new = json.loads((self.path / "versions.json").read_text(encoding="utf-8")), versions()
+            changed = [f"{name} {old[name]} before, {new[name]} now" for name in new if name in old and old[name] != new[name]]
+        except (OSError, ValueError, TypeError):
+            return
+        if changed:
+            print(f"this run's numbers may differ in the last bits from here on: {'; '.join(changed)}", file=sys.stderr)
+
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": sys.version.split()[0]}
+    """Versions of Python and of the packages that a result depends on, and the processor, whose last bits differ too."""
+    found = {"python": sys.version.split()[0], "processor": _processor()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 @contextmanager

@@ -99,6 +99,22 @@ def test_changed_settings_are_listed(folder):
     open_run({**CONFIG, "steps": 200}).close()  # a longer run of the same kind goes on
 
 
+def test_other_versions_are_said(folder, capsys):
+    with open_run() as run:
+        checkpoints(run, 5)
+    open_run().close()
+    assert capsys.readouterr().err == ""
+    old = json.loads((run.path / "versions.json").read_text())
+    assert old["processor"] and old["torch"]
+    (run.path / "versions.json").write_text(json.dumps({**old, "torch": "0.1"}))
+    open_run().close()
+    assert f"last bits from here on: torch 0.1 before, {old['torch']} now" in capsys.readouterr().err
+    open_run().close()
+    assert capsys.readouterr().err == "" and json.loads((run.path / "versions.json").read_text()) == old
+    (run.path / "versions.json").write_text("[")
+    open_run().close()
+
+
 def test_fresh_moves_the_old_run_aside(folder):
     with open_run() as run:
         run.write_json("summary.json", {"status": "finished"})
