@@ -8,7 +8,7 @@ import torch
 
 from agents.embed import EmbedEnv
 from agents.sb3.base import SB3Agent
-from agents.sb3.sac import check_layers
+from agents.sb3.checks import check_layers
 from robo_repr.core.errors import UserError, check_range
 from robo_repr.core.seeding import stream_seed
 

@@ -87,12 +87,3 @@ def _readable(listed: Path) -> list[dict]:
         return load_state(listed.parent, "replay")["segments"]
     except Exception:
         return []
-
-
-def memory_left() -> int | None:
-    """Bytes that a process may still take; None where the system does not tell."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return None

@@ -9,8 +9,9 @@ import torch
 
 from agents.embed import EmbedEnv
 from agents.sb3.base import SB3Agent
-from agents.sb3.replay import ReplaySegments, memory_left
-from robo_repr.core.errors import UserError, check_range
+from agents.sb3.checks import check_layers, check_replay
+from agents.sb3.replay import ReplaySegments
+from robo_repr.core.errors import check_range
 from robo_repr.core.seeding import stream_seed
 
 UPDATES_PER_STEP = 0.25
@@ -73,7 +74,7 @@ class SAC(SB3Agent):
         if buffer_size is not None:
             check_range("agent.buffer_size", buffer_size, 1, 10**12, whole=True)
         rows = math.ceil((buffer_size or steps) / env.num_envs)
-        _check_memory(env, rows)
+        check_replay(env, rows)
         model = stable_baselines3.SAC(
             "MultiInputPolicy",
             env,
@@ -137,25 +138,3 @@ class SAC(SB3Agent):
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
         assert self.model.ent_coef_optimizer is not None
         return {"actor": self.model.actor.optimizer, "critic": self.model.critic.optimizer, "entropy": self.model.ent_coef_optimizer}
-
-
-def check_layers(net: list[int], env: EmbedEnv, networks: int) -> None:
-    """Refuses hidden layers that are not whole positive numbers, or more than the memory holds."""
-    if not isinstance(net, list) or not all(isinstance(width, int) and 1 <= width <= 2**20 for width in net):
-        raise UserError(f"agent.net={net} is not possible. Write the widths of the hidden layers, at least 1, such as agent.net=[256,256].")
-    widths = [sum(math.prod(space.shape or ()) for space in env.observation_space.spaces.values()), *net]  # type: ignore[attr-defined]
-    weights = networks * sum(first * second for first, second in zip(widths, widths[1:], strict=False))
-    needed, left = 16 * weights, memory_left()  # float32 weights, gradients and the optimiser's two moments
-    if left is not None and needed > left:
-        raise UserError(f"agent.net={net} needs {needed / 1e9:.1f} GB of memory, and {left / 1e9:.1f} GB are free. Take narrower layers.")
-
-
-def _check_memory(env: EmbedEnv, rows: int) -> None:
-    """Refuses a replay that the machine cannot hold; numpy would find out hours later."""
-    sizes = [space.dtype.itemsize * math.prod(space.shape) for space in env.observation_space.spaces.values()]  # type: ignore[attr-defined]
-    needed, left = rows * env.num_envs * (2 * sum(sizes) + 4 * (3 + math.prod(env.action_space.shape or ()))), memory_left()
-    if left is not None and needed > left:
-        raise UserError(
-            f"A replay of {rows * env.num_envs} transitions needs {needed / 1e9:.1f} GB of memory, and {left / 1e9:.1f} GB are free. Set "
-            "agent.buffer_size to what fits (by default it holds the whole run, steps), or choose a smaller readout or fewer views."
-        )
