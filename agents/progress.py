@@ -4,6 +4,7 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINE_EVERY = 30.0  # seconds
 
@@ -20,13 +21,15 @@ class TrainingProgress:
         self._console, self._total = console, total
         self._bar = None
         if console.is_terminal:
+            # On a narrow terminal only the description is cut.
+            whole = Column(no_wrap=True, min_width=len(f"step {total}/{total}"))
             columns = (
-                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
+                TextColumn("step {task.completed:.0f}/{task.total:.0f}", table_column=whole),
+                BarColumn(bar_width=12),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=len("0:00:00"))),
             )
-            self._bar = Progress(*columns, console=console)
+            self._bar = Progress(*columns, console=console, expand=True)
             self._task = self._bar.add_task("warming up", total=total, completed=begin)
         self._began, self._begin = time.perf_counter(), begin
         self._speed = 0.0
