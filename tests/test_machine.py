@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from agents import train
 from envs import BatchEnv
@@ -42,19 +41,7 @@ def load_script(name):
 chaos = load_script("chaos")
 
 
-@pytest.fixture(autouse=True)
-def restored():
-    """The number of threads and the signal handlers are the process's, not the test's."""
-    threads, handlers = torch.get_num_threads(), [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers:
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def no_films(monkeypatch):
-    monkeypatch.setattr(train, "record_film", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("restored")
 
 
 def start(folder, words):

@@ -34,19 +34,7 @@ STATE = {"encoder": load_part("encoder", "identity"), "privileged": True, "names
 SECONDS = {"reset", "physics", "render", "encode", "update", "evaluate", "checkpoint", "log"}
 
 
-@pytest.fixture(autouse=True)
-def restored():
-    """The number of threads and the signal handlers are the process's, not the test's."""
-    threads, handlers = torch.get_num_threads(), [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    torch.set_num_threads(threads)
-    for number, handler in handlers:
-        assert signal.getsignal(number) is handler
-
-
-@pytest.fixture
-def no_films(monkeypatch):
-    monkeypatch.setattr(train, "record_film", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("restored")
 
 
 def start(folder, **settings):
