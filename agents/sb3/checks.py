@@ -1,6 +1,7 @@
 """Settings that would not fit into the machine, refused before anything is built."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 from agents.embed import EmbedEnv
@@ -30,9 +31,12 @@ def check_replay(env: EmbedEnv, rows: int) -> None:
 
 
 def _memory_left() -> int | None:
-    """Bytes that a process may still take; None where the system does not tell."""
-    try:
+    """Bytes that a process may still take, on the machine or in its container; None where the system does not tell."""
+    known = []
+    with suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return None
+        known.append(1024 * int(lines["MemAvailable"].split()[0]))
+    with suppress(OSError, ValueError):  # ValueError: "max", no limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        known.append(limit - used)
+    return min(known, default=None)
