@@ -89,13 +89,20 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Parts, RLConfig, int]:
     try:
         cfg = RLConfig(**yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         cfg.validate()
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is no folder of a run_rl.py run ({error}). Give the folder that holds its config.yaml.") from error
     run = RunDir(folder)
     if run.latest_checkpoint() is None:
         raise UserError(f"{folder} has no checkpoint yet. Let the run reach its first one (checkpoint_every={cfg.checkpoint_every} steps).")
-    parts = build_parts(cfg, device, training=False)
-    step = run.load_checkpoint(parts.agent.load_policy)
+    try:
+        parts = build_parts(cfg, device, training=False)
+        step = run.load_checkpoint(parts.agent.load_policy)
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:  # torch: of other sizes
+        words = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: the run's config.yaml and its checkpoint do not fit together ({type(error).__name__}: {words}). Was it edited? Put "
+            "the settings back with which it was trained."
+        ) from error
     assert step is not None
     return parts, cfg, step
 

@@ -45,7 +45,7 @@ class ReferenceAgent:
         """Nothing but a mark, so that the run has a checkpoint to evaluate."""
         save_state(folder, "policy", {})
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, replay: bool = True) -> None:
         pass
 
     def load_policy(self, folder: Path) -> None:

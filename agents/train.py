@@ -1,6 +1,7 @@
 """The main command: trains a policy on what a frozen encoder sees, evaluates and films it."""
 
 import dataclasses
+import os
 import resource
 import signal
 import sys
@@ -23,11 +24,10 @@ from robo_repr.core.config import RLConfig, run_name
 from robo_repr.core.curves import draw_curve
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import Metrics, append_row
-from robo_repr.core.report import print_next, print_run, read_evaluations
-from robo_repr.core.run import RunDir, versions
+from robo_repr.core.run import NoWholeCheckpoint, RunDir, versions
 from robo_repr.core.signals import Signals
+from robo_repr.core.summary import REFERENCES, find_evaluation, policy_name, print_next, print_run, read_evaluations, read_summary
 
-REFERENCES = ("random", "expert")
 SHORT_EVALUATION = 25  # episodes of the evaluations while training
 SHORT_EVALUATIONS = 3  # how many of them, with eval_every=null
 FILM_EPISODES = 4
@@ -46,7 +46,7 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
     if device == "cpu":
         # One thread per role: more would fight with the renderer and the collector. Fixed, because results depend on it in the last bits.
         torch.set_num_threads(1)
-    console = Console()
+    console = PatientConsole()
     with memory_is_enough():
         parts = build_parts(cfg, device)  # before the folder is made: a mistake leaves nothing behind
     name, settings = run_name(cfg, overrides), dataclasses.asdict(cfg)
@@ -57,6 +57,14 @@ def train(cfg: RLConfig, overrides: list[str]) -> int:
             print_run(run.path, console)
             print_next(run.path, overrides, console)
         return code
+
+
+class PatientConsole(Console):
+    """Rich's console, which would end the process where nobody reads its words any more, as in ``run_rl.py | head``."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -96,33 +104,33 @@ class Training:
             return 0
         self.console.out(f"writing to {self.run_dir.path}", highlight=False)
         board = self.run_dir.path / "tb" if self.cfg.logger == "tensorboard" else None
-        status = "failed"
         result = None
         with self._machine():
+            self.run_dir.note_settings()
             self.metrics = Metrics(self.run_dir.path / "metrics.jsonl", board)
             try:
                 self._resume()
+                # What stands there if this process is killed; an older one would be of fewer steps or other episodes.
+                self._write_summary("interrupted", None)
                 self._evaluate_references()
                 with TrainingProgress(self.console, self.goal, self.agent.env_steps) as self.progress:
                     self.agent.learn(self.goal, self.on_boundary)
-                status = "interrupted"
                 if not self.signals.caught:
                     result = self._finish()
-                    status = "finished"
             except (KeyboardInterrupt, Interrupted):
-                status = "interrupted"
+                pass
             except BaseException:
                 # Where the disk is full there may be no room for a summary, and the reason is worth more than a second error.
                 with suppress(OSError, UserError):
-                    self.run_dir.write_json("summary.json", self._summary(status, None))
+                    self._write_summary("failed", None)
                 with suppress(OSError):
                     self.metrics.close()
                 raise
             self.metrics.close()
-            self.run_dir.write_json("summary.json", self._summary(status, result))
-        if status == "finished":
+            self._write_summary("finished" if result else "interrupted", result)
+        if result:
             return 0
-        self.console.out(f"interrupted at step {self.agent.env_steps}; the same command goes on from the last checkpoint", highlight=False)
+        self.console.out(f"interrupted at step {self.agent.env_steps}. {self._kept()} The same command goes on.", highlight=False)
         return 128 + (self.signals.caught or signal.SIGINT)
 
     @contextmanager
@@ -157,26 +165,30 @@ class Training:
             row = {**self.agent.losses(), **self.agent.recent_episodes()}
             if due(self.cfg.log_every):
                 self.agent.forget_losses()
-            if finished:
-                self.last_row = row  # waits for the final evaluation, which comes after the last checkpoint
-            elif due(self.cfg.log_every) or due(self.eval_every):
+            self.last_row = row  # a run's last one waits for the final evaluation, which comes after the last checkpoint
+            if not finished and (due(self.cfg.log_every) or due(self.eval_every)):
                 self._write_row(row, self._evaluate_shortly() if due(self.eval_every) else None)
             if finished or due(self.cfg.checkpoint_every) or self.signals.caught:
                 self._save(step)
         return not self.signals.caught
 
     def _is_done(self) -> bool:
-        summary = self.run_dir.summary()
-        return self.run_dir.finished and summary["env_steps"] >= self.goal and summary["episodes"] == self.cfg.eval_episodes
+        summary = read_summary(self.run_dir.path)
+        return summary is not None and summary["env_steps"] >= self.goal and summary["episodes"] == self.cfg.eval_episodes
 
     def _resume(self) -> None:
         """Goes to the last whole checkpoint; rows written after it will be written again."""
 
-        def load(folder: Path) -> None:
-            self.agent.load(folder)
+        def load(folder: Path, replay: bool = True) -> None:
+            self.agent.load(folder, replay)
             self.before = load_state(folder, "run")
 
-        step = self.run_dir.load_checkpoint(load)
+        try:
+            step = self.run_dir.load_checkpoint(load)
+        except NoWholeCheckpoint as error:
+            # A replay's early segments belong to all checkpoints. A run of weeks shall not end with one of them.
+            step = self.run_dir.load_checkpoint(lambda folder: load(folder, replay=False))
+            print(f"{error} What is not whole is the replay: going on with an empty one, not as if nothing had happened.", file=sys.stderr)
         if step is None:
             self.metrics.keep_until(-1)
             return
@@ -197,8 +209,9 @@ class Training:
     def _evaluate_references(self) -> None:
         """The random policy and the expert on the final evaluation's episodes, once per run. They need no pictures."""
         cfg = self.cfg
+        known = read_evaluations(self.run_dir.path)
         for name in REFERENCES:
-            if name == self.agent_name or self._noted(name):
+            if name == self.agent_name or find_evaluation(known, name, cfg.eval_camera, cfg.eval_episodes):
                 continue
             began = time.perf_counter()
             with evaluation_env(cfg.eval_episodes, **env_settings(cfg, cfg.eval_camera, False)) as env:
@@ -218,10 +231,9 @@ class Training:
 
     def _finish(self) -> Evaluation:
         self.console.out(f"evaluating on {self.cfg.eval_episodes} episodes", highlight=False)
-        name = self.agent_name if self.agent_name in REFERENCES else "trained"
+        name = policy_name(self.agent_name)
         result = self._evaluate(self.cfg.eval_episodes, self._stops)
-        if not self._noted(name):
-            self._note_evaluation(name, result)
+        self._note_evaluation(name, result)
         self._film(name, self._stops)
         self._write_row(self.last_row, result)
         self.metrics.sync()
@@ -235,18 +247,12 @@ class Training:
         self.evaluating += time.perf_counter() - began
         return result
 
-    def _noted(self, policy: str) -> bool:
-        """Whether evaluations.jsonl has this evaluation already, as after a kill just behind it."""
-        cfg, steps = self.cfg, self.agent.env_steps if policy == "trained" else None
-        return any(
-            (row.get("policy"), row.get("camera"), row.get("episodes")) == (policy, cfg.eval_camera, cfg.eval_episodes)
-            and steps in (None, row.get("env_steps"))
-            for row in read_evaluations(self.run_dir.path)
-        )
-
     def _note_evaluation(self, policy: str, result: Evaluation) -> None:
+        """Adds a row to evaluations.jsonl, unless it stands there already, as after a kill just behind it."""
         row = {"policy": policy, "env_steps": self.agent.env_steps, "camera": self.cfg.eval_camera, "appearance": self.cfg.appearance}
-        append_row(self.run_dir.path / "evaluations.jsonl", {**row, **result.summary(), **result.outcomes()})
+        row |= {**result.summary(), **result.outcomes()}
+        if row not in read_evaluations(self.run_dir.path):
+            append_row(self.run_dir.path / "evaluations.jsonl", row)
 
     def _tell_warnings(self) -> None:
         """Says that MuJoCo gave episodes up, each time that there are more."""
@@ -294,11 +300,11 @@ class Training:
         names = ("reset", "physics", "render", "encode", "update", "evaluate", "checkpoint", "log")
         return {name: now[name] + self.before.get(name, 0.0) for name in names}
 
-    def _summary(self, status: str, result: Evaluation | None) -> dict:
+    def _write_summary(self, status: str, result: Evaluation | None) -> None:
         cfg, encoder = self.cfg, self.parts.encoder
         none = {**dict.fromkeys(("success", "success_ci95", "success_end", "success_ever", "return")), "episodes": 0, "bad_physics": 0}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
-        return {
+        summary = {
             "command": cfg.command,
             "status": status,
             "agent": self.agent_name,
@@ -328,3 +334,4 @@ class Training:
             "versions": versions(),
             "peak_memory_mb": round(peak, 1),
         }
+        self.run_dir.write_json("summary.json", summary)

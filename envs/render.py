@@ -27,6 +27,7 @@ from robo_repr.core.errors import Failure, UserError, unknown  # noqa: E402
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libopengl0"
 QUALITIES = ("fast", "full")
 _GL_OUT_OF_MEMORY = 0x0505
+OFF, ON = ("off", "disable", "disabled", "false", "0"), ("", "on", "enable", "enabled", "true", "1")  # MuJoCo's other words
 BACKENDS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}
 
 
@@ -40,8 +41,11 @@ def opens_context(backend: str) -> bool:
 
 def choose_backend() -> str:
     """The value for MUJOCO_GL: the user's, or the first of glfw (with a display), egl and osmesa that opens a context, or "off"."""
-    if chosen := os.environ.get("MUJOCO_GL"):
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if chosen in (*BACKENDS, *OFF):
         return chosen
+    if chosen not in ON:
+        raise UserError(f"MUJOCO_GL={chosen} is no backend that this suite draws with. Use {', '.join(BACKENDS)} or off, or unset it.")
     candidates = ["egl", "osmesa"]
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         candidates.insert(0, "glfw")

@@ -52,7 +52,7 @@ def evaluate_run(settings: dict[str, str]) -> None:
     from agents.evaluate import evaluate, evaluation_env
     from agents.parts import choose_device, env_settings, load_run, needs_pictures
     from robo_repr.core.metrics import append_row
-    from robo_repr.core.report import percent
+    from robo_repr.core.summary import percent, policy_name
 
     torch.set_num_threads(1)  # as in training: more fight with the renderer
     folder = Path(settings["run"])
@@ -66,7 +66,7 @@ def evaluate_run(settings: dict[str, str]) -> None:
     finally:
         parts.env.close()
     result = evaluation.summary()
-    row = {"policy": "trained" if parts.agent.trains else cfg.names["agent"], "env_steps": step, "camera": camera}
+    row = {"policy": policy_name(cfg.names["agent"]), "env_steps": step, "camera": camera}
     append_row(folder / "evaluations.jsonl", {**row, "appearance": cfg.appearance, **result, **evaluation.outcomes()})
     print(f"{folder}, step {step}, camera {camera}, {episodes} episodes:")
     print(f"success {percent(result['success'], episodes)} (held through the last 10 steps; the interval is Wilson's, 95 %)")

@@ -20,11 +20,11 @@ from rich.text import Text
 
 from robo_repr.core.curves import draw_groups
 from robo_repr.core.errors import UserError
+from robo_repr.core.files import write_whole
 from robo_repr.core.report import (
     ALL_PAIRS,
     OTHER_CONTEST,
     PAIRED_FROM,
-    REFERENCES,
     SEEDS_NEEDED,
     Comparison,
     Group,
@@ -32,12 +32,12 @@ from robo_repr.core.report import (
     compare,
     contest_name,
     more_seeds,
-    rate,
     read_runs,
     references,
     success_interval,
 )
 from robo_repr.core.stats import mean_over_seeds
+from robo_repr.core.summary import REFERENCES, rate
 
 
 def main(arguments: list[str]) -> int:
@@ -189,9 +189,7 @@ def numbers(seeds: list[int]) -> str:
 def write(path: Path, groups: list[Group], comparisons: list[Comparison]) -> None:
     """report.json: the figures of the tables and the verdicts, each pair once."""
     report = {"groups": [group_facts(group) for group in groups], "comparisons": [comparison_facts(each) for each in comparisons]}
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, json.dumps(report, indent=2) + "\n")
 
 
 def group_facts(group: Group) -> dict:

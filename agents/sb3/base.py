@@ -129,8 +129,11 @@ class SB3Agent:
         self.env.readout.load_state(state["readout"])
         self.model.policy.load_state_dict(state["networks"])
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, replay: bool = True) -> None:
         """Restores a checkpoint; `learn` goes on from there.
+
+        Args:
+            replay: False goes on with an empty replay, where there is one: not as if nothing had happened.
 
         Raises:
             DamagedCheckpoint: a file is missing or damaged; another checkpoint can be loaded afterwards.
@@ -151,7 +154,7 @@ class SB3Agent:
         self._loss_sums, self._loss_count = state["loss_sums"], state["loss_count"]
         for name, optimiser in self._optimisers().items():
             _load_optimiser_state(optimiser, state["optimisers"][name])
-        self._load_own_state(folder, state["own"])
+        self._load_own_state(folder, state["own"], replay)
         _load_random_state(model, state["random"])
 
     # What the children say of themselves.
@@ -167,7 +170,7 @@ class SB3Agent:
         """What `save` writes for this kind of agent alone."""
         return {}
 
-    def _load_own_state(self, folder: Path, state: dict) -> None:
+    def _load_own_state(self, folder: Path, state: dict, replay: bool) -> None:
         """Restores `_own_state`, and what the agent keeps beside it in the checkpoint's folder."""
 
     # What the children use.

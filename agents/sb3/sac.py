@@ -105,13 +105,15 @@ class SAC(SB3Agent):
         assert self.model.log_ent_coef is not None
         return {"updates_begin": self._updates_begin, "log_ent_coef": self.model.log_ent_coef.detach()}
 
-    def _load_own_state(self, folder: Path, state: dict) -> None:
+    def _load_own_state(self, folder: Path, state: dict, replay: bool) -> None:
         assert self.model.log_ent_coef is not None
         self._updates_begin = state["updates_begin"]
         self.model.log_ent_coef.data.copy_(state["log_ent_coef"])
-        if self.save_replay:
+        if self.save_replay and replay:
             self._segments.load(folder)
-        elif self.updates_per_step:
+            return
+        self._segments.begin_anew()
+        if self.updates_per_step:
             # Updates wait until as many transitions as before the first one are there, without catching up afterwards.
             waits = self.warm_up_steps * self.env.num_envs
             self._updates_begin = self.env_steps + waits - self.updates / self.updates_per_step

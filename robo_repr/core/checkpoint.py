@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from robo_repr.core.errors import UserError
+from robo_repr.core.files import sync_folder, write_whole
 
 FORMAT = 1
 
@@ -57,9 +57,9 @@ def save_state(folder: Path, name: str, state: dict) -> str:
 
     structure = plain(state, name)
     data = save(arrays)
-    _write(folder / f"{name}.safetensors", data)
+    write_whole(folder / f"{name}.safetensors", data)
     digest = _digest(FORMAT, structure, data)
-    _write(folder / f"{name}.json", json.dumps({"format": FORMAT, "sha256": digest, "state": structure}).encode())
+    write_whole(folder / f"{name}.json", json.dumps({"format": FORMAT, "sha256": digest, "state": structure}).encode())
     sync_folder(folder)
     return digest
 
@@ -109,21 +109,3 @@ def _digest(version: int, structure: Any, data: bytes) -> str:
     digest = hashlib.sha256(json.dumps([version, structure]).encode())
     digest.update(data)
     return digest.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -6,6 +6,7 @@ Hydra composes ``key=value`` words with the YAML files under configs/; nothing b
 import copy
 import dataclasses
 import difflib
+import io
 import itertools
 import math
 import os
@@ -32,6 +33,9 @@ def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
     # OpenMP threads that spin while they wait take a core from the renderer; read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's own exit
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without a letter shall not end a run
     try:
         flags, overrides = _split(sys.argv[1:])
         if "--help" in flags:

@@ -1,6 +1,6 @@
 """Curves of a run and of groups of runs, beside the random policy and the expert."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,11 @@ import numpy as np
 import yaml
 
 from robo_repr.core.errors import Failure
+from robo_repr.core.files import write_whole
 from robo_repr.core.metrics import read_metrics
-from robo_repr.core.report import (
-    REFERENCES,
-    Group,
-    contest_name,
-    counted,
-    find_evaluation,
-    mean_of,
-    read_evaluations,
-    references,
-    success_of,
-)
+from robo_repr.core.report import Group, contest_name, counted, mean_of, references, success_of
 from robo_repr.core.stats import wilson
+from robo_repr.core.summary import REFERENCES, find_evaluation, is_number, read_evaluations
 
 
 def draw_curve(run: Path) -> Path:
@@ -102,17 +94,13 @@ def _panels(titles: Sequence[str]):
 
 def _series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of the rows that have a number there, in the order of steps; of two rows at one step the later one."""
-    points = {row["env_steps"]: row[key] for row in rows if _is_number(row.get("env_steps")) and _is_number(row.get(key))}
+    points = {row["env_steps"]: row[key] for row in rows if is_number(row.get("env_steps")) and is_number(row.get(key))}
     steps = sorted(points)
     return np.array(steps, dtype=float), np.array([points[step] for step in steps], dtype=float)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
-
-
 def _draw_reference(panel: Any, policy: str, value: Any) -> None:
-    if _is_number(value):
+    if is_number(value):
         style = {"random": ":", "expert": "--"}[policy]
         panel.axhline(value, color="0.35", linestyle=style, linewidth=1.4, label=REFERENCES[policy], zorder=1)
 
@@ -154,10 +142,10 @@ def _add_legend(figure: Any, panels: Sequence[Any]) -> None:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    beside = path.with_name(path.name + ".tmp")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
     try:
-        figure.savefig(beside, format="png")
-        os.replace(beside, path)
+        write_whole(path, picture.getvalue())
     except OSError as error:
         raise Failure(
             f"{path} cannot be written ({error.strerror or error}). Make room or make the folder writable, then start it again."

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robo_repr.core.errors import Failure
+from robo_repr.core.files import write_whole
 
 
 class Metrics:
@@ -137,16 +138,7 @@ def _clean(path: Path, keep: Callable[[dict], bool]) -> None:
     if content.startswith(kept):
         os.truncate(path, len(kept))  # works on a full disk too
         return
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    write_whole(path, kept)
 
 
 def _line(plain_row: dict) -> bytes:

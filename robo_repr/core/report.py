@@ -1,4 +1,4 @@
-"""What came of a run and of several: tables, curves, and which group of runs is better, read from the run folders alone."""
+"""What came of several runs: groups over seeds, and which of them is better, read from the run folders alone."""
 
 import json
 import os
@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
-from rich.table import Table
 
 from robo_repr.core.config import flat
 from robo_repr.core.errors import UserError
-from robo_repr.core.metrics import read_metrics
+from robo_repr.core.run import RunDir
 from robo_repr.core.stats import Estimate, difference, holm, mean_over_seeds, wilson
+from robo_repr.core.summary import REFERENCES, command_line, find_evaluation, is_number, policy_name, read_evaluations, read_summary
 
 # Settings that may differ between runs of one group: they say where, how loud and on what machine, not what is learned.
 NOT_COMPARED = ("seed", "run_dir", "fresh", "logger", "device", "tag", "names.budget")
@@ -28,111 +27,7 @@ SEEDS_NEEDED = 3  # below, the spread between seeds is not known well enough to 
 PAIRED_FROM = 5
 OTHER_CONTEST = "their episodes are not the same"
 ALL_PAIRS = 8  # groups; of more, each is compared with the best alone, so that a person can read it
-REFERENCES = {"random": "random policy", "expert": "expert"}
 MOVED_ASIDE = re.compile(r"\.old-\d+$")  # what fresh=true makes of a folder's name
-
-
-# ---- one run ---------------------------------------------------------------------------------------------------------------------
-
-
-def read_evaluations(run: Path) -> list[dict]:
-    """The rows of a run's evaluations.jsonl: policy, camera, success and so on."""
-    path = run / "evaluations.jsonl"
-    return read_metrics(path) if path.exists() else []
-
-
-def percent(success: float, episodes: int) -> str:
-    """A success rate with its 95 % Wilson interval, such as ``94 % [88 to 97]``."""
-    return rate(success, wilson(round(success * episodes), episodes))
-
-
-def print_run(run: Path, console: Console) -> None:
-    """Prints what a finished run reached, beside the random policy and the expert on the same episodes, and where its files are."""
-    summary = json.loads((run / "summary.json").read_text())
-    encoder, episodes = summary["encoder"], summary["episodes"]
-    weights = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("weights")
-    name = encoder["name"] + (" (random weights)" if weights == "random" else "")
-    policy = _policy(summary)
-    learns = policy == "trained"
-    who = [f"encoder {name}"] * learns + [f"agent {agent}" for agent in [summary.get("agent")] if agent]
-    title = ", ".join([summary["task"], *who, f"camera {summary['eval_camera']}", f"seed {summary['seed']}"])
-    table = Table(title=title, min_width=len(title))
-    for heading in ("policy", f"success of {episodes} [95 %]", "return"):
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
-    table.add_row(policy, percent(summary["success"], episodes), f"{summary['return']:.2f}", style="bold")
-    rows = read_evaluations(run)
-    for reference in REFERENCES:
-        row = find_evaluation(rows, reference, summary["eval_camera"], episodes)
-        if row and reference != policy:
-            table.add_row(reference, percent(row["success"], episodes), f"{row['return']:.2f}")
-    console.print(table)
-    minutes, seconds = divmod(round(summary["wall_s"]), 60)
-    trained = f"{summary['env_steps']} steps, {summary['updates']} updates" if learns else "none: this policy does not learn"
-    films = ", ".join(str(film) for film in sorted((run / "videos").glob("*.mp4")))
-    checkpoints = [path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
-    lines = [
-        f"training    {trained}; {minutes} min {seconds} s with evaluation and films",
-        f"films       {films or 'none'}",
-        f"checkpoint  {max(checkpoints, key=lambda path: int(path.name), default='none')}",
-    ]
-    if (run / "curve.png").exists():
-        lines.append(f"curve       {run / 'curve.png'}")
-    if encoder["weights_sha256"] and learns:
-        lines.append(f"encoder     {encoder['trained_by']}")
-    if bad := _bad_physics(summary, find_evaluation(rows, policy, summary["eval_camera"], episodes)):
-        lines.append(f"bad physics {bad}")
-    for line in lines:
-        console.out(line, highlight=False)
-
-
-def print_next(run: Path, overrides: list[str], console: Console) -> None:
-    """Prints three commands to try after a run: under harder cameras, and beside another encoder, or something that learns."""
-    summary = json.loads((run / "summary.json").read_text())
-    other = {"encoder": "pixels" if summary["encoder"]["name"] == "random" else "random"}
-    console.out("next:", highlight=False)
-    for command in (
-        f"python scripts/evaluate.py run={run} camera=L3",
-        _command(overrides, **(other if _policy(summary) == "trained" else {"agent": "sac"})),
-        _command(overrides, camera="L3", eval_camera="L3"),
-    ):
-        console.out(f"  {command}", highlight=False)
-
-
-def _policy(summary: dict) -> str:
-    """What the run's own policy is called in evaluations.jsonl."""
-    agent = summary.get("agent")
-    return agent if agent in REFERENCES else "trained"
-
-
-def find_evaluation(rows: list[dict], policy: str, camera: str | None, episodes: int | None) -> dict | None:
-    """The last evaluation of a policy on these episodes."""
-    for row in reversed(rows):
-        if (row.get("policy"), row.get("camera"), row.get("episodes")) == (policy, camera, episodes):
-            return row
-    return None
-
-
-def _bad_physics(summary: dict, evaluation: dict | None) -> str:
-    """How many episodes MuJoCo's warnings ended; empty when there were none."""
-    warnings = summary.get("warnings") or {}
-    evaluated = (evaluation or {}).get("bad_physics") or 0
-    parts = []
-    if total := sum(warnings.values()):
-        kinds = ", ".join(f"{kind} {count}" for kind, count in warnings.items() if count)
-        parts.append(f"{total} training episode{'s' * (total > 1)} ended by MuJoCo's warnings ({kinds})")
-    if evaluated:
-        parts.append(f"{evaluated} of {summary['episodes']} evaluation episodes ended by them, without success")
-    return "; ".join(parts)
-
-
-def _command(overrides: list[str], multirun: bool = False, **changes: str) -> str:
-    """The command line of this run with some keys changed."""
-    gone = {*changes, "run_dir", "fresh", *(() if "seed" in changes else ("tag",))}
-    if "encoder" in changes:
-        gone |= {"variant", "weights", "frame_stack"}  # they belong to the encoder that is replaced
-    kept = [o for o in overrides if (key := o.split("=")[0]) not in gone and not ("encoder" in changes and key.startswith("encoder."))]
-    words = [f"'{o}'" if "[" in o else o for o in [*kept, *(f"{key}={value}" for key, value in changes.items())]]
-    return " ".join(["python run_rl.py", *(["-m"] if multirun else []), *words])
 
 
 # ---- groups of runs --------------------------------------------------------------------------------------------------------------
@@ -178,7 +73,8 @@ class Group:
     @property
     def contest(self) -> tuple:
         """What was to be solved; groups compare only within one."""
-        return tuple(self.runs[0].settings.get(key) for key in CONTEST)
+        values = (self.runs[0].settings.get(key) for key in CONTEST)
+        return tuple(value if isinstance(value, str | int | None) else str(value) for value in values)
 
     @property
     def episodes(self) -> int:
@@ -310,7 +206,7 @@ def more_seeds(group: Group) -> str:
         overrides = (group.runs[0].path / "overrides.txt").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"its own command with seed={','.join(map(str, seeds))}"
-    return _command(overrides, multirun=len(seeds) > 1, seed=",".join(map(str, seeds)))
+    return command_line(overrides, {"seed": ",".join(map(str, seeds))}, multirun=len(seeds) > 1)
 
 
 class _Unusable(Exception):
@@ -348,23 +244,25 @@ def _read_run(path: Path) -> FinishedRun:
         settings = flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
         if not (path / "summary.json").exists():
             raise _Unusable("has no summary.json: it is still running, or was killed")
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        summary = RunDir(path).summary()
         if summary.get("command", "rl") != "rl":
             raise _Unusable(f"is no run of run_rl.py but of the command {summary['command']}")
-        if summary["status"] != "finished":
-            raise _Unusable(f"is not finished but {summary['status']}")
-        if summary["success"] is None:
-            raise _Unusable("has no success rate")
+        if summary.get("status") in ("interrupted", "failed"):
+            raise _Unusable(f"is not finished but {summary['status']}, or still running")
+        if (summary := read_summary(path)) is None:
+            raise _Unusable("is broken: summary.json does not hold what a finished run leaves")
         if not isinstance(settings["seed"], int):
             raise _Unusable(f"is broken: seed {settings['seed']}")
+        camera, episodes, policy = summary["eval_camera"], summary["episodes"], policy_name(summary.get("agent"))
+        if policy == "trained" and summary["env_steps"] < settings["steps"] or episodes != settings["eval_episodes"]:
+            raise _Unusable("is of other steps or evaluation episodes than its settings say: it was going on with them when it ended")
         rows = read_evaluations(path)
-        camera, episodes = summary["eval_camera"], summary["episodes"]
-        evaluation = find_evaluation(rows, _policy(summary), camera, episodes)
-        if not evaluation or abs(evaluation["success"] - summary["success"]) > 1e-6:  # of an earlier end of the run
+        evaluation = find_evaluation(rows, policy, camera, episodes, summary["env_steps"] if policy == "trained" else None)
+        if not evaluation or abs(evaluation["success"] - summary["success"]) > 1e-6:
             evaluation = summary
         known = {name: row for name in REFERENCES if (row := find_evaluation(rows, name, camera, episodes))}
         return FinishedRun(path, settings, summary, _outcomes(evaluation), {name: _outcomes(row) for name, row in known.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise _Unusable(f"is broken: {what}") from error
 
@@ -375,9 +273,9 @@ def _outcomes(row: dict) -> Outcomes:
     if episodes < 1:
         raise ValueError("no evaluation episodes")
     success, returns = row.get("episode_success"), row.get("episode_return")
-    in_order = isinstance(success, list) and len(success) == episodes
+    in_order = isinstance(success, list) and len(success) == episodes and set(success) <= {0, 1}
     successes = np.array(success, dtype=float) if in_order else (np.arange(episodes) < round(row["success"] * episodes)).astype(float)
-    full = isinstance(returns, list) and len(returns) == episodes and None not in returns
+    full = isinstance(returns, list) and len(returns) == episodes and all(map(is_number, returns))
     return Outcomes(successes, np.array(returns if full else [row["return"]], dtype=float), in_order)
 
 
@@ -435,10 +333,6 @@ def _word(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return str(value)
-
-
-def rate(success: float, interval: tuple[float, float]) -> str:
-    return f"{100 * success:.0f} % [{100 * interval[0]:.0f} to {100 * interval[1]:.0f}]"
 
 
 def counted(number: int, noun: str) -> str:

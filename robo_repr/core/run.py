@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from robo_repr.core.checkpoint import DamagedCheckpoint, sync_folder
+from robo_repr.core.checkpoint import DamagedCheckpoint
 from robo_repr.core.config import flat
 from robo_repr.core.errors import Failure, UserError
+from robo_repr.core.files import remove, sync_folder, write_whole
 
 KEPT_CHECKPOINTS = 3
 # Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned. A budget is only the numbers
@@ -24,6 +24,10 @@ KEPT_CHECKPOINTS = 3
 MAY_CHANGE = ("steps", "eval_episodes", "logger", "device", "fresh", "run_dir", "names.budget")
 OPENED = {"lock", "config.yaml", "overrides.txt", "versions.json", "checkpoints"}  # what `open` itself writes
 PACKAGES = ("torch", "mujoco", "gymnasium", "stable-baselines3", "timm", "numpy", "hydra-core", "dm_control")
+
+
+class NoWholeCheckpoint(UserError):
+    """All checkpoints of a run are damaged."""
 
 
 class RunDir:
@@ -37,6 +41,7 @@ class RunDir:
         self.path = path
         self._lock: int | None = None
         self._created = False
+        self._asked: tuple[dict, list[str]] = {}, []
 
     @classmethod
     def open(
@@ -49,30 +54,38 @@ class RunDir:
         """
         path = Path(run_dir).expanduser() if run_dir else Path("runs") / command / name / f"s{seed}"
         run = cls(path)
+        run._asked = config, overrides
         with _writing(path):
             run._created = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             run._lock = _take_lock(path)
         try:
             with _writing(path):
-                if not (path / "config.yaml").exists() and any(file.name not in OPENED for file in path.iterdir()):
+                is_run = any((path / sign).exists() for sign in ("config.yaml", "checkpoints"))
+                if not is_run and any(file.name not in OPENED for file in path.iterdir()):
                     raise UserError(
                         f"{path} holds files but no run (no config.yaml), so nothing was written. Choose a new or empty folder as run_dir."
                     )
-                if fresh and (path / "config.yaml").exists():
+                if fresh and is_run:
                     run._move_aside()
                 run._compare(config)
                 (path / "checkpoints").mkdir(exist_ok=True)
                 for unfinished in (path / "checkpoints").glob(".tmp-*"):
-                    shutil.rmtree(unfinished)
-                _write_beside(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-                _write_beside(path / "overrides.txt", "".join(f"{override}\n" for override in overrides))
-                run._compare_versions()
-                _write_beside(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+                    remove(unfinished)
+                if not (path / "config.yaml").exists():
+                    run.note_settings()
         except BaseException:
             run.close()
             raise
         return run
+
+    def note_settings(self) -> None:
+        """Writes what this process was asked for: of a new run, and of one that goes on. A finished run keeps the settings that it had."""
+        config, overrides = self._asked
+        self._compare_versions()
+        write_whole(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_whole(self.path / "overrides.txt", "".join(f"{override}\n" for override in overrides))
+        write_whole(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
     def __enter__(self) -> "RunDir":
         return self
@@ -80,11 +93,11 @@ class RunDir:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         # A mistake that shows only when the parts are built (task=reech) leaves no folder behind.
         untouched = self._created and {file.name for file in self.path.iterdir()} <= OPENED and not self._checkpoints()
-        self.close()
         if untouched and isinstance(error, UserError):
-            shutil.rmtree(self.path)
-            if self.path.parent != Path() and not any(self.path.parent.iterdir()):
-                self.path.parent.rmdir()
+            remove(self.path)
+        self.close()
+        if not self.path.exists() and self.path.parent != Path() and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()
 
     @property
     def finished(self) -> bool:
@@ -94,14 +107,15 @@ class RunDir:
     def summary(self) -> dict:
         """summary.json, or {} when there is none (or a broken one)."""
         try:
-            return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return {}
+        return summary if isinstance(summary, dict) else {}
 
     def write_json(self, name: str, value: dict) -> None:
         """Writes a JSON file beside and renames it."""
         with self.writing():
-            _write_beside(self.path / name, json.dumps(value, indent=2) + "\n")
+            write_whole(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """The newest whole checkpoint: (step, folder)."""
@@ -118,7 +132,7 @@ class RunDir:
             The step of the checkpoint that was loaded; None when there is none.
 
         Raises:
-            UserError: all of them are damaged.
+            NoWholeCheckpoint: all of them are damaged.
         """
         damaged: dict[Path, str] = {}
         for step, folder in reversed(self._checkpoints()):
@@ -133,7 +147,7 @@ class RunDir:
                     broken.rename(_free(broken.with_name(f"damaged-{broken.name}")))
             return step
         if damaged:
-            raise UserError(
+            raise NoWholeCheckpoint(
                 f"No checkpoint of {self.path} is whole. {' '.join(damaged.values())} They stay as they are; fresh=true moves the run "
                 "aside and starts over."
             )
@@ -144,12 +158,13 @@ class RunDir:
         """A folder to write into, which becomes ``checkpoints/<step>`` when the block ends well; the last three are kept."""
         folder, final = (self.path / "checkpoints" / name for name in (f".tmp-{step}", str(step)))
         with self.writing():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             folder.mkdir()
             try:
                 yield folder
             except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    remove(folder)
                 raise
             if final.exists():
                 self._remove(final)
@@ -174,30 +189,40 @@ class RunDir:
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         folders = (self.path / "checkpoints").glob("[0-9]*")
-        return sorted((int(folder.name), folder) for folder in folders if folder.name.isdecimal())
+        return sorted((int(folder.name), folder) for folder in folders if folder.name.isdecimal() and folder.is_dir())
 
     def _remove(self, checkpoint: Path) -> None:
         """Deletes a checkpoint; renamed first, so that no kill leaves half of one under a step's name."""
         emptied = checkpoint.with_name(".tmp-old")
         checkpoint.rename(emptied)
-        shutil.rmtree(emptied)
+        remove(emptied)
 
     def _move_aside(self) -> None:
         """Renames the folder to the first free ``<name>.old-<n>`` and starts an empty one."""
         aside = _free(self.path.with_name(f"{self.path.name}.old"))
-        self.close()
-        self.path.rename(aside)
+        lock = self._lock
+        self.path.rename(aside)  # with the lock in it, so that nobody can begin to write in what is moved
         self.path.mkdir()
         self._lock = _take_lock(self.path)
+        (aside / "lock").unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
         print(f"moved the old run to {aside}", file=sys.stderr)
 
     def _compare(self, config: dict) -> None:
         """Refuses to go on with other settings than the folder's run had."""
         try:
-            before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
+            before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            if not isinstance(before, dict):
+                raise ValueError("it holds no settings")
         except FileNotFoundError:
+            if (self.path / "checkpoints").exists() and self._checkpoints():
+                raise UserError(
+                    f"{self.path} holds checkpoints, but no config.yaml says with which settings they were made. Put it back, or use "
+                    "fresh=true to move the old run aside."
+                ) from None
             return
-        except (ValueError, yaml.YAMLError) as error:
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(
                 f"{self.path / 'config.yaml'} cannot be read ({' '.join(str(error).split())}), so nobody can say whether this run's "
                 "settings are the same. Mend it, or use fresh=true to move the old run aside."
@@ -255,16 +280,6 @@ def _writing(path: Path, kind: type[UserError] = UserError) -> Iterator[None]:
             f"The run folder {path} cannot be written ({error.strerror or error}{where}). Make it writable, free space, or choose "
             "run_dir=FOLDER."
         ) from error
-
-
-def _write_beside(path: Path, text: str) -> None:
-    """Writes a text file beside and renames it."""
-    beside = path.with_name(f"{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _free(path: Path) -> Path:

@@ -231,6 +231,29 @@ def test_after_a_damaged_checkpoint_another_one_can_be_loaded(build_agent, tmp_p
     assert same(everything(agent), everything(whole))
 
 
+def test_a_lost_replay_begins_anew_and_is_exact_from_there(build_agent, tmp_path):
+    first = build_agent()
+    first.learn(120, lambda: True)
+    save(first, tmp_path, 120)
+    shutil.rmtree(tmp_path / "replay")
+    results = []
+    for name, stops in (("through", [400]), ("stopped", [240, 400])):
+        agent = build_agent()
+        with pytest.raises(DamagedCheckpoint):
+            agent.load(tmp_path / "120")
+        agent.load(tmp_path / "120", replay=False)
+        (tmp_path / name).mkdir()
+        for stop in stops:
+            agent.learn(stop, lambda: True)
+            save(agent, tmp_path / name, stop)
+            again = build_agent()
+            again.load(tmp_path / name / str(stop))
+            agent = again
+        results.append(everything(agent))
+        assert agent.model.replay_buffer.pos == (400 - 120) // 4 and agent.updates > first.updates
+    assert same(*results)
+
+
 class Replay:
     """What `ReplaySegments` uses of a model: one world, whose rows are numbers, and a plain list of all that was added."""
 

@@ -237,6 +237,73 @@ def test_memory_that_runs_out_while_parts_are_built_is_one_paragraph(tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
+def test_a_damaged_replay_costs_the_replay_but_not_the_run(tmp_path, capsys, no_films):
+    folder = tmp_path / "run"
+    assert start(folder, **STATE) == 0
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "240")
+    (folder / "checkpoints" / "replay" / "0-20.safetensors").write_bytes(b"")
+    capsys.readouterr()
+    assert start(folder, **STATE) == 0
+    out, err = capsys.readouterr()
+    assert "resumed at step 160" in out and "0-20" in err and "empty" in err
+    assert summary(folder)["status"] == "finished" and summary(folder)["env_steps"] == 240
+
+
+def test_a_run_that_goes_on_leaves_no_older_result(tmp_path, monkeypatch, no_films):
+    """A finished run that is asked for more steps and killed: its summary must not speak of the steps that it did not make."""
+    folder = tmp_path / "run"
+    assert start(folder, **STATE) == 0 and summary(folder)["status"] == "finished"
+    step = BatchEnv.step
+
+    def die(self, actions):
+        if self.num_envs == 4 and self._evaluation_ids is None:
+            raise SystemExit("killed")
+        return step(self, actions)
+
+    monkeypatch.setattr(BatchEnv, "step", die)
+    monkeypatch.setattr(
+        train.Training,
+        "_write_summary",
+        lambda self, status, result, write=train.Training._write_summary: write(self, status, result) if status == "interrupted" else None,
+    )  # as after kill -9
+    with pytest.raises(SystemExit):
+        start(folder, **STATE, steps=400)
+    assert summary(folder)["status"] == "interrupted" and summary(folder)["success"] is None
+    monkeypatch.undo()
+    assert start(folder, **STATE, steps=240) == 0 and summary(folder)["status"] == "finished"
+
+
+@pytest.mark.parametrize("rubbish", ["[]", "{}", '{"status": "finished"}', "[[["])
+def test_a_damaged_summary_heals(tmp_path, no_films, rubbish):
+    folder = tmp_path / "run"
+    assert start(folder, **STATE) == 0
+    before, rows_before = summary(folder), rows(folder)
+    (folder / "summary.json").write_text(rubbish)
+    assert start(folder, **STATE) == 0
+    assert summary(folder)["return"] == before["return"] and rows(folder) == rows_before
+    assert len(read_metrics(folder / "evaluations.jsonl")) == 3
+
+
+def test_what_fails_in_the_final_evaluation_is_a_failure(tmp_path, no_films):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "curve.png").mkdir()
+    with pytest.raises(Failure, match="curve.png"):
+        start(folder, **STATE)
+    assert summary(folder)["status"] == "failed"
+
+
+def test_fewer_steps_than_done_lose_no_figures(tmp_path, no_films):
+    folder = tmp_path / "run"
+    assert start(folder, **STATE, steps=400, eval_every=1000) == 0
+    for later in ("400", "320"):
+        shutil.rmtree(folder / "checkpoints" / later)
+    (folder / "summary.json").unlink()
+    assert start(folder, **STATE, steps=120, eval_every=1000) == 0
+    assert rows(folder)[-1]["env_steps"] == 240 and "loss/actor" in rows(folder)[-1] and "train/return" in rows(folder)[-1]
+
+
 def test_a_damaged_checkpoint_costs_only_time(tmp_path, capsys, no_films):
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     assert start(whole, **STATE) == 0

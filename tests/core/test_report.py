@@ -16,8 +16,9 @@ from robo_repr.core import curves, report
 from robo_repr.core.curves import draw_curve, draw_groups
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import append_row
-from robo_repr.core.report import compare, print_run, read_runs
+from robo_repr.core.report import compare, read_runs
 from robo_repr.core.stats import wilson
+from robo_repr.core.summary import find_evaluation, print_run, read_evaluations, read_summary
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -185,16 +186,38 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(ask, tmp_path):
     make_run(folder, 4).joinpath("summary.json").write_text('{"status": "finished"}')
     make_run(folder, 5).joinpath("config.yaml").write_text("- [")
     make_run(folder, 6, summary={"command": "pretrain"})
+    make_run(folder, 8, summary={"env_steps": 999})  # its settings were changed to more steps, and it was killed before it got there
+    make_run(folder, 9, summary={"episodes": EPISODES - 1})
     make_run(folder, 7).rename(folder / "s7.old-1")
     (groups, left_out) = read_runs([tmp_path])
     assert [group.seeds for group in groups] == [[0]]
     reasons = {path.name: reason for path, reason in left_out}
-    expected = {"s1": "failed", "s2": "summary.json", "s3": "broken", "s4": "broken: no 'success'", "s5": "broken", "s6": "pretrain"}
-    expected |= {"s7.old-1": "fresh=true"}
+    expected = {"s1": "failed", "s2": "summary.json", "s3": "broken", "s4": "broken: summary.json", "s5": "broken", "s6": "pretrain"}
+    expected |= {"s7.old-1": "fresh=true", "s8": "of other steps", "s9": "evaluation episodes"}
     assert reasons.keys() == expected.keys() and all(word in reasons[name] for name, word in expected.items())
     code, out, _ = ask(".")
     assert code == 0 and all(f"mvp/{name}: " in out for name in expected)
     assert read_runs([folder / "s7.old-1"])[0][0].seeds == [7]  # named itself it counts
+
+
+@pytest.mark.parametrize("rubbish", [b"[]", b"null", b"[" * 5000, b'{"status": "finished", "success": 5.0}', b"\xff"])
+def test_a_summary_of_rubbish_is_no_finished_run(tmp_path, rubbish):
+    path = make_run(tmp_path)
+    assert read_summary(path)
+    (path / "summary.json").write_bytes(rubbish)
+    assert read_summary(path) is None
+    with pytest.raises(UserError, match="s0: is broken"):
+        read_runs([tmp_path])
+
+
+@pytest.mark.parametrize("damage", [{"success": "much"}, {"success": 7}, {"return": None}, {"env_steps": 5}, {"success": None}])
+def test_damaged_evaluations_are_none(tmp_path, damage):
+    path = make_run(tmp_path, successes=47)
+    good = find_evaluation(read_evaluations(path), "trained", "L1", EPISODES, 1000)
+    append_row(path / "evaluations.jsonl", {**good, **damage, "episode_success": [9] * EPISODES})
+    (group,), _ = read_runs([path])
+    assert group.runs[0].own.success.mean() == pytest.approx(47 / EPISODES)
+    assert "94 %" in printed(path)
 
 
 def test_of_two_runs_with_one_seed_the_newer_counts(tmp_path):
@@ -345,7 +368,7 @@ def test_the_table_names_bad_physics(tmp_path):
 def test_the_table_of_a_reference_agent(tmp_path, agent):
     path = make_run(tmp_path, summary={"agent": agent, "env_steps": 0, "updates": 0})
     (path / "checkpoints" / "1000").rmdir()
-    rows = [row for row in report.read_evaluations(path) if row["policy"] != "trained"]
+    rows = [row for row in read_evaluations(path) if row["policy"] != "trained"]
     (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = printed(path)
     assert "trained" not in out and out.count(f"│ {agent} ") == 1 and "checkpoint  none" in out and "does not learn" in out

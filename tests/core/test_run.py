@@ -99,20 +99,78 @@ def test_changed_settings_are_listed(folder):
     open_run({**CONFIG, "steps": 200}).close()  # a longer run of the same kind goes on
 
 
+def go_on():
+    with open_run() as run:
+        run.note_settings()
+
+
 def test_other_versions_are_said(folder, capsys):
     with open_run() as run:
         checkpoints(run, 5)
-    open_run().close()
+    go_on()
     assert capsys.readouterr().err == ""
     old = json.loads((run.path / "versions.json").read_text())
     assert old["processor"] and old["torch"]
     (run.path / "versions.json").write_text(json.dumps({**old, "torch": "0.1"}))
-    open_run().close()
+    go_on()
     assert f"last bits from here on: torch 0.1 before, {old['torch']} now" in capsys.readouterr().err
-    open_run().close()
+    go_on()
     assert capsys.readouterr().err == "" and json.loads((run.path / "versions.json").read_text()) == old
     (run.path / "versions.json").write_text("[")
+    go_on()
+
+
+def test_a_finished_run_keeps_its_settings(folder):
+    with open_run() as run:
+        before = (run.path / "config.yaml").read_bytes()
+    with open_run({**CONFIG, "steps": 7}) as run:
+        assert (run.path / "config.yaml").read_bytes() == before
+        run.note_settings()  # it goes on
+    assert b"steps: 7" in (run.path / "config.yaml").read_bytes()
+
+
+def test_garbage_among_checkpoints_does_no_harm(folder):
+    with open_run() as run:
+        checkpoints(run, 10)
+        garbage = run.path / "checkpoints"
+        (garbage / ".tmp-foo").write_text("")
+        (garbage / ".tmp-link").symlink_to("nowhere")
+        for name in ("5", "notes.txt", "-1", "99999999"):
+            (garbage / name).write_text("mine")
+        (garbage / "7").symlink_to(folder)
+    with open_run() as run:
+        assert run.latest_checkpoint()[0] == 10
+        checkpoints(run, 20, 30, 40, 50)
+        kept = {path.name for path in garbage.iterdir()}
+    assert {"30", "40", "50", "notes.txt", "5", "-1"} <= kept and not kept & {"10", "20", ".tmp-foo", ".tmp-link", ".tmp-old"}
+    assert folder.exists()
+
+
+def test_without_settings_only_fresh_goes_on(folder):
+    with open_run() as run:
+        checkpoints(run, 10)
+    (run.path / "config.yaml").unlink()
+    with pytest.raises(UserError, match="no config.yaml.*fresh=true"):
+        open_run()
+    open_run(fresh=True).close()
+    assert (folder / "runs/rl/reach-mvp/s3.old-1/checkpoints/10").exists()
+
+
+def test_fresh_keeps_the_lock_until_the_new_folder_has_its_own(folder, monkeypatch):
+    """Between the two, nobody may begin to write in what is moved aside."""
     open_run().close()
+    rename, refused = Path.rename, []
+
+    def look(self, target):
+        if self.name == "s3":
+            with pytest.raises(UserError, match=f"Process {os.getpid()} "):
+                open_run()
+            refused.append(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", look)
+    with open_run(fresh=True) as run:
+        assert refused and (run.path / "lock").exists() and not (run.path.with_name("s3.old-1") / "lock").exists()
 
 
 def test_fresh_moves_the_old_run_aside(folder):
