@@ -6,6 +6,7 @@ Hydra composes ``key=value`` words with the YAML files under configs/; nothing b
 import copy
 import dataclasses
 import difflib
+import faulthandler
 import io
 import itertools
 import math
@@ -33,6 +34,8 @@ def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
     # OpenMP threads that spin while they wait take a core from the renderer; read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of Hydra's own exit
+    if sys.stderr is sys.__stderr__:
+        faulthandler.enable()  # a crash inside a library, such as a graphics driver, shall at least say where
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without a letter shall not end a run
