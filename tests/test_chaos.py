@@ -262,6 +262,7 @@ def test_each_claim_can_fail():
         assert len(failed) == 1 and text in failed[0], (text, failed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_soak_watches_a_real_run(tmp_path, capfd):
     small = [

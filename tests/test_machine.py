@@ -176,6 +176,7 @@ def disk(tmp_path):
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_full_disk_and_a_folder_that_turns_read_only_stop_the_run_with_one_paragraph_and_cost_nothing(disk, tmp_path, long):
     run = disk.path / "run"
