@@ -56,7 +56,7 @@ class RandomAgent(ReferenceAgent):
     """Uniform actions."""
 
     def policy(self, env: Any) -> RandomPolicy:
-        return RandomPolicy(env.task.action_dim, self.seed)
+        return RandomPolicy(env.task.action_dim(), self.seed)
 
 
 class ExpertAgent(ReferenceAgent):

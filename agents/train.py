@@ -215,7 +215,7 @@ class Training:
                 continue
             began = time.perf_counter()
             with evaluation_env(cfg.eval_episodes, **env_settings(cfg, cfg.eval_camera, False)) as env:
-                policy = RandomPolicy(env.task.action_dim, cfg.seed) if name == "random" else ExpertPolicy(env)
+                policy = RandomPolicy(env.task.action_dim(), cfg.seed) if name == "random" else ExpertPolicy(env)
                 self._note_evaluation(name, evaluate(env, policy, cfg.eval_episodes, self._stops))
             self.evaluating += time.perf_counter() - began
 

@@ -100,7 +100,7 @@ class BatchEnv(VectorEnv):
                 "camera": gymnasium.spaces.Box(-np.inf, np.inf, (len(views), 8), np.float32),
             }
         )
-        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (task_class.action_dim,), np.float32)
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (task_class.action_dim(),), np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -330,7 +330,7 @@ class BatchEnv(VectorEnv):
         if not self._begun:
             raise RuntimeError("step() before reset(): call env.reset() once first.")
         actions = actions.detach().cpu().numpy() if isinstance(actions, torch.Tensor) else np.asarray(actions)
-        expected = (self.num_envs, self.task.action_dim)
+        expected = (self.num_envs, self.task.action_dim())
         if actions.shape != expected:
             raise ValueError(f"actions have the shape {actions.shape}; this environment takes (worlds, actions) = {expected}.")
         actions = actions.astype(np.float64)

@@ -12,7 +12,7 @@ from envs.render import QUALITIES
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng
 
-TASKS = {"reach": "envs.tasks.reach:Reach"}
+TASKS = {name: f"envs.tasks.{name}:{name.capitalize()}" for name in ("reach", "button", "push", "lift")}
 SIMS = ("threads",)
 DEFAULT_VIEWS = ("front", "wrist")
 

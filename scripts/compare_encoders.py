@@ -119,7 +119,7 @@ def collect(episodes: dict[str, int], seed: int) -> dict[str, dict]:
     import torch
 
     from envs import make_env
-    from envs.tasks.reach import CENTRE
+    from envs.tasks.base import CENTRE
     from robo_repr.core.seeding import rng
 
     data, first = {}, 0

@@ -24,7 +24,7 @@ from envs.cameras import nominal_cameras, sample_poses, to_world
 from envs.render import mujoco
 from envs.sim import ThreadsSim
 from envs.tasks.arm import JOINTS
-from envs.tasks.reach import BALL_BOX, START_BOX, WORKSPACE, Reach
+from envs.tasks.reach import BALL_BOX, Reach
 from robo_repr.core.download import digest_of
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng, stream_seed
@@ -125,9 +125,9 @@ class Studio:
     def _training_state(self, generator: np.random.Generator) -> tuple:
         ball = generator.uniform(*BALL_BOX)
         if generator.random() < 0.5:
-            tool = generator.uniform(*WORKSPACE)
+            tool = generator.uniform(*Reach.workspace)
         else:
-            start = generator.uniform(*START_BOX)
+            start = generator.uniform(*Reach.start_box)
             tool = ball + generator.uniform() * (start - ball) + generator.normal(scale=0.01, size=3)
         noise = np.append(generator.normal(scale=0.1 * (generator.random() < 0.4), size=JOINTS), np.repeat(generator.uniform(0, 0.04), 2))
         look = sample_look(APPEARANCES[generator.integers(2)], generator)
@@ -145,7 +145,9 @@ class Studio:
     def _draw(self, states: list, looks: list, ids: list, camera: str, seed: int, frames: int) -> Pictures:
         """Draws states (tool position, joint noise, ball position, placed bodies), `self.worlds` at a time."""
         images, labels = [], []
-        qpos = self.task.arm.start(np.stack([state[0] for state in states])) + np.stack([state[1] for state in states])
+        qpos, ctrl = np.zeros((len(states), self.model.nq)), np.zeros((len(states), self.model.nu))
+        self.task.arm.start(np.stack([state[0] for state in states]), 0.0, qpos, ctrl)
+        qpos += np.stack([state[1] for state in states])
         poses = sample_poses(self.cameras, camera, seed, ids)
         for first in range(0, len(states), self.worlds):
             some = range(first, min(first + self.worlds, len(states)))

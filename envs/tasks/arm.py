@@ -13,7 +13,9 @@ MAX_STEP = 0.03  # metres the target moves per control step at action 1
 LEASH = 0.06  # metres the target may be ahead of the tool; without it the target winds up against an obstacle
 DAMPING = 0.02
 MAX_TURN = 0.25  # radians per joint and control step
+MAX_START_TURN = 1.0  # radians per joint and iteration while a start pose is looked for
 POSTURE_GAIN = 0.1
+FINGER_TRAVEL = 0.04  # metres that each finger opens
 
 
 class Arm:
@@ -28,34 +30,40 @@ class Arm:
         self.model, self.workspace = model, workspace
         self.hand = model.body("hand").id
 
-    def start(self, tool: np.ndarray) -> np.ndarray:
-        """Joint positions (n, nq) whose tool is at (n, 3) and points down, the gripper closed."""
+    def start(self, tool: np.ndarray, opening: float, qpos: np.ndarray, ctrl: np.ndarray) -> None:
+        """Writes the arm's part of joint positions (n, nq) and controls (n, nu): tools at (n, 3), pointing down, and at rest.
+
+        Args:
+            opening: of each finger in metres.
+        """
         data = mujoco.MjData(self.model)
         site = self.model.site("tool").id
         jacobian = np.empty((6, self.model.nv))
-        qpos = np.zeros((len(tool), self.model.nq))
-        for row, target in zip(qpos, tool, strict=True):
+        for row, target in enumerate(tool):
             data.qpos[:] = 0
             data.qpos[:JOINTS] = HOME
-            for _ in range(50):
+            for _ in range(100):
                 mujoco.mj_kinematics(self.model, data)
                 mujoco.mj_comPos(self.model, data)
                 error = _pose_error(target - data.site_xpos[site], data.site_xmat[site].reshape(3, 3))
                 if np.abs(error).max() < 1e-7:
                     break
                 mujoco.mj_jacSite(self.model, data, jacobian[:3], jacobian[3:], site)
-                data.qpos[:JOINTS] += _solve(jacobian[:, :JOINTS], error, np.zeros(JOINTS), damping=1e-3)
-            row[:] = data.qpos
-        return qpos
+                turn = _solve(jacobian[:, :JOINTS], error, np.zeros(JOINTS), damping=1e-3)
+                # In short turns: far from HOME whole ones run away.
+                data.qpos[:JOINTS] += turn * min(1.0, MAX_START_TURN / max(np.abs(turn).max(), 1e-9))
+            qpos[row, :JOINTS] = ctrl[row, :JOINTS] = data.qpos[:JOINTS]
+        qpos[:, JOINTS : JOINTS + 2] = ctrl[:, JOINTS] = opening
 
-    def control(self, sim: ThreadsSim, tool: np.ndarray, quaternion: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Controls (N, nu) that bring the tools, at (N, 3) with orientation wxyz (N, 4), to the targets (N, 3), pointing down."""
+    def control(self, sim: ThreadsSim, tool: np.ndarray, quaternion: np.ndarray, target: np.ndarray, opening: np.ndarray) -> np.ndarray:
+        """Controls (N, nu) that bring the tools, at (N, 3) with orientation wxyz (N, 4), to the targets (N, 3), pointing down, and each
+        finger to its opening (N,) in metres."""
         jacobian = sim.jacobian(self.hand, tool)[:, :, :JOINTS]
         error = _pose_error(target - tool, quaternion_to_matrix(quaternion))
         joints = sim.qpos()[:, :JOINTS]
         turn = np.clip(_solve(jacobian, error, POSTURE_GAIN * (HOME - joints), DAMPING), -MAX_TURN, MAX_TURN)
         ctrl = np.zeros((len(tool), self.model.nu))
-        ctrl[:, :JOINTS] = joints + turn
+        ctrl[:, :JOINTS], ctrl[:, JOINTS] = joints + turn, opening
         return ctrl
 
     def move_target(self, target: np.ndarray, tool: np.ndarray, action: np.ndarray) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""Lift: grasp a red block, lift it off the table, and hold it up.
+
+The block's place is not in the state, unless ``privileged``.
+"""
+
+import numpy as np
+import torch
+
+from envs.tasks.base import ArmTask, scaled
+
+HALF = 0.022  # of the block's edge, metres
+HEIGHT = 0.10  # of the block above where it lay
+BLOCK_BOX = np.array([[0.42, -0.12], [0.58, 0.12]])
+
+
+class Lift(ArmTask):
+    """See the module."""
+
+    name = "lift"
+    horizon = 75
+    instructions = (
+        "lift the red block",
+        "pick up the red cube",
+        "grasp the block and raise it",
+        "take the cube off the table and hold it up",
+        "grab the red block and hold it in the air",
+        "raise the cube above the table",
+    )
+    gripper = True
+    start_box = np.array([[0.42, -0.10, 0.20], [0.58, 0.10, 0.28]])
+    workspace = np.array([[0.28, -0.25, 0.02], [0.72, 0.25, 0.50]])
+    hidden_size = 3
+    shown = ("block",)
+    keep_clear = (0.35, -0.19, 0.65, 0.19)
+
+    def place(self, generator, tool):
+        block, turn = generator.uniform(*BLOCK_BOX), generator.uniform(-0.3, 0.3)
+        return {"block": np.array([*block, HALF, np.cos(turn / 2), 0, 0, np.sin(turn / 2)])}
+
+    def hidden(self, readings):
+        return scaled(readings["block_position"])
+
+    def height(self, readings: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(N,) metres that the block is above where it lay."""
+        return readings["block_position"][:, 2] - HALF
+
+    def apart(self, readings: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(N,) metres from the tool to the block's centre."""
+        return (readings["tool_position"] - readings["block_position"]).norm(dim=1)
+
+    def reward(self, readings):
+        # Height pays in the hand only: a block that was thrown is not lifted.
+        apart = self.apart(readings)
+        held = (apart < 0.04).double()
+        lifted = (self.height(readings) / HEIGHT).clamp(0, 1)
+        reach = 0.5 * (1 - torch.tanh(4 * apart)) + 0.5 * (1 - torch.tanh(20 * apart))
+        return (0.4 * reach + 0.6 * held * lifted).float()
+
+    def success(self, readings):
+        return (self.height(readings) > 0.8 * HEIGHT) & (self.apart(readings) < 0.04)
+
+    def expert(self, readings):
+        tool, block = readings["tool_position"].numpy(), readings["block_position"].numpy()
+        flat = np.linalg.norm((tool - block)[:, :2], axis=1)
+        around = (flat < 0.012) & (np.abs(tool - block)[:, 2] < 0.012)
+        opening = readings["grip"].numpy()[:, 0]
+        shut = around & (opening < HALF + 0.002)
+        point = np.where((flat < 0.012)[:, None], block, np.c_[block[:, :2], np.maximum(block[:, 2] + 0.08, 0)])
+        point = np.where(shut[:, None], np.c_[tool[:, :2], np.full(len(tool), HALF + 1.2 * HEIGHT)], point)
+        return np.c_[self.towards(point), np.where(around, 1.0, -1.0)].astype(np.float32)

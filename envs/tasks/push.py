@@ -1,0 +1,74 @@
+"""Push: push a red block over the table onto a spot that is only drawn.
+
+Neither the block's nor the spot's place is in the state, unless ``privileged``.
+"""
+
+import numpy as np
+import torch
+
+from envs.tasks.base import ArmTask, near, scaled
+
+TOLERANCE = 0.05  # metres from the block's centre to the spot's
+HALF = 0.03  # of the block's edge
+BLOCK_BOX = np.array([[0.44, -0.12], [0.52, 0.12]])
+DISTANCE = (0.10, 0.18)  # metres that the block has to go
+DIRECTION = 0.6  # radians, at most, to either side of straight ahead
+
+
+class Push(ArmTask):
+    """See the module. The hand starts between the robot and the block; the spot lies ahead."""
+
+    name = "push"
+    horizon = 75
+    instructions = (
+        "push the red block to the target spot",
+        "slide the block onto the marked spot",
+        "move the red cube to the circle on the table",
+        "push the cube until it covers the spot",
+        "bring the block to the white spot by pushing it",
+        "shove the red block onto the ring",
+    )
+    start_box = np.array([[0.32, -0.10, 0.06], [0.36, 0.10, 0.14]])
+    hidden_size = 5
+    shown = ("block", "spot")
+    keep_clear = (0.33, -0.28, 0.75, 0.28)
+
+    def place(self, generator, tool):
+        block = generator.uniform(*BLOCK_BOX)
+        turn = generator.uniform(-np.pi / 4, np.pi / 4)
+        direction = generator.uniform(-DIRECTION, DIRECTION)
+        spot = block + generator.uniform(*DISTANCE) * np.array([np.cos(direction), np.sin(direction)])
+        return {"block": np.array([*block, HALF, np.cos(turn / 2), 0, 0, np.sin(turn / 2)]), "spot": np.array([*spot, 0.0])}
+
+    def hidden(self, readings):
+        return torch.cat([scaled(readings["block_position"]), scaled(readings["spot_position"])[:, :2]], dim=1)
+
+    def distance(self, readings: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(N,) metres over the table from block to spot."""
+        return (readings["block_position"] - readings["spot_position"])[:, :2].norm(dim=1)
+
+    def reward(self, readings):
+        apart = (readings["tool_position"] - readings["block_position"]).norm(dim=1)
+        # Touching the block is worth as much everywhere, so pushing it past the spot or away from the hand earns nothing.
+        return (0.2 * (1 - torch.tanh(5 * (apart - 0.05).clamp(min=0))) + 0.8 * near(self.distance(readings))).float()
+
+    def success(self, readings):
+        return self.distance(readings) < TOLERANCE
+
+    def expert(self, readings):
+        tool, block = readings["tool_position"].numpy(), readings["block_position"].numpy()
+        way = (readings["spot_position"].numpy() - block)[:, :2]
+        length = np.linalg.norm(way, axis=1, keepdims=True)
+        ahead = way / np.maximum(length, 1e-6)
+        offset = (tool - block)[:, :2]
+        along = (offset * ahead).sum(axis=1, keepdims=True)
+        aside = offset - along * ahead
+        behind = (along < -0.035) & (np.linalg.norm(aside, axis=1, keepdims=True) < np.maximum(0.015, 0.25 * (-along - 0.05)))
+        low = tool[:, 2:] < 0.055
+        start = block[:, :2] - 0.085 * ahead
+        there = np.linalg.norm(tool[:, :2] - start, axis=1, keepdims=True) < 0.02
+        # Behind the block: push, gently at the end, leaning against what has gone aside. Else: over it, then down behind it.
+        push = tool[:, :2] - 0.8 * aside + np.minimum(0.03, 0.6 * length) * ahead
+        point = np.where(low & behind, np.c_[push, np.full(len(tool), 0.035)], np.where(there, np.c_[start, np.full(len(tool), 0.035)], np.c_[start, np.full(len(tool), 0.13)]))
+        point = np.where(length < 0.008, tool, point)
+        return self.towards(point)
