@@ -10,7 +10,7 @@ from envs.tasks.base import ArmTask, near, scaled
 
 TRAVEL = 0.02  # metres
 PRESSED = 0.015
-BUTTON_BOX = np.array([[0.40, -0.16, 0.0], [0.60, 0.16, 0.0]])
+BUTTON_BOX = np.array([[0.46, -0.16, 0.0], [0.62, 0.16, 0.0]])
 
 
 class Button(ArmTask):
@@ -26,10 +26,10 @@ class Button(ArmTask):
         "hold the red button down",
         "go to the button on the table and press it",
     )
-    start_box = np.array([[0.40, -0.10, 0.30], [0.60, 0.10, 0.38]])
+    start_box = np.array([[0.38, -0.10, 0.28], [0.48, 0.10, 0.36]])  # nearer to the robot than the button, which it would hide from above
     hidden_size = 4
     shown = ("button",)
-    keep_clear = (0.33, -0.23, 0.67, 0.23)
+    keep_clear = (0.39, -0.23, 0.69, 0.23)
 
     def place(self, generator, tool):
         return {"button_base": generator.uniform(*BUTTON_BOX)}
@@ -50,5 +50,6 @@ class Button(ArmTask):
 
     def expert(self, readings):
         tool, button = readings["tool_position"].numpy(), readings["button_position"].numpy()
-        above = np.linalg.norm((tool - button)[:, :2], axis=1) < 0.015
-        return self.towards(button + np.where(above, -0.04, 0.04)[:, None] * [0, 0, 1])
+        aside = np.linalg.norm((tool - button)[:, :2], axis=1)[:, None]
+        over = (aside < 0.015) | ((aside < 0.03) & (tool[:, 2:] < button[:, 2:] + 0.01))
+        return self.towards(button + np.where(over, -0.05, 0.04) * [0, 0, 1])

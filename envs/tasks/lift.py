@@ -6,11 +6,11 @@ The block's place is not in the state, unless ``privileged``.
 import numpy as np
 import torch
 
-from envs.tasks.base import ArmTask, scaled
+from envs.tasks.base import ArmTask, near, scaled
 
 HALF = 0.022  # of the block's edge, metres
 HEIGHT = 0.10  # of the block above where it lay
-BLOCK_BOX = np.array([[0.42, -0.12], [0.58, 0.12]])
+BLOCK_BOX = np.array([[0.46, -0.12], [0.60, 0.12]])
 
 
 class Lift(ArmTask):
@@ -27,11 +27,11 @@ class Lift(ArmTask):
         "raise the cube above the table",
     )
     gripper = True
-    start_box = np.array([[0.42, -0.10, 0.20], [0.58, 0.10, 0.28]])
+    start_box = np.array([[0.38, -0.10, 0.20], [0.46, 0.10, 0.28]])  # nearer to the robot than the block, which it would hide from above
     workspace = np.array([[0.28, -0.25, 0.02], [0.72, 0.25, 0.50]])
     hidden_size = 3
     shown = ("block",)
-    keep_clear = (0.35, -0.19, 0.65, 0.19)
+    keep_clear = (0.40, -0.18, 0.66, 0.18)
 
     def place(self, generator, tool):
         block, turn = generator.uniform(*BLOCK_BOX), generator.uniform(-0.3, 0.3)
@@ -53,18 +53,18 @@ class Lift(ArmTask):
         apart = self.apart(readings)
         held = (apart < 0.04).double()
         lifted = (self.height(readings) / HEIGHT).clamp(0, 1)
-        reach = 0.5 * (1 - torch.tanh(4 * apart)) + 0.5 * (1 - torch.tanh(20 * apart))
-        return (0.4 * reach + 0.6 * held * lifted).float()
+        return (0.4 * near(apart) + 0.6 * held * lifted).float()
 
     def success(self, readings):
         return (self.height(readings) > 0.8 * HEIGHT) & (self.apart(readings) < 0.04)
 
     def expert(self, readings):
         tool, block = readings["tool_position"].numpy(), readings["block_position"].numpy()
-        flat = np.linalg.norm((tool - block)[:, :2], axis=1)
-        around = (flat < 0.012) & (np.abs(tool - block)[:, 2] < 0.012)
-        opening = readings["grip"].numpy()[:, 0]
-        shut = around & (opening < HALF + 0.002)
-        point = np.where((flat < 0.012)[:, None], block, np.c_[block[:, :2], np.maximum(block[:, 2] + 0.08, 0)])
-        point = np.where(shut[:, None], np.c_[tool[:, :2], np.full(len(tool), HALF + 1.2 * HEIGHT)], point)
-        return np.c_[self.towards(point), np.where(around, 1.0, -1.0)].astype(np.float32)
+        aside = np.linalg.norm((tool - block)[:, :2], axis=1)[:, None]
+        around = (aside < 0.012) & (np.abs(tool - block)[:, 2:] < 0.012)
+        gripped = (aside < 0.03) & (np.abs(tool - block)[:, 2:] < 0.03) & (readings["grip"].numpy() < HALF + 0.003)
+        # Over the block, down around it, and up once the fingers hold it. Raised to a height above the table, not by a displacement, which
+        # would never end.
+        point = np.where(aside < 0.012, block, block + [0, 0, 0.08])
+        point = np.where(gripped, np.c_[tool[:, :2], np.full(len(tool), HALF + 1.2 * HEIGHT)], point)
+        return np.c_[self.towards(point), np.where(around | gripped, 1.0, -1.0)].astype(np.float32)

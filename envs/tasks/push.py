@@ -10,6 +10,7 @@ from envs.tasks.base import ArmTask, near, scaled
 
 TOLERANCE = 0.05  # metres from the block's centre to the spot's
 HALF = 0.03  # of the block's edge
+LOW = 0.035  # height of the tool that pushes
 BLOCK_BOX = np.array([[0.44, -0.12], [0.52, 0.12]])
 DISTANCE = (0.10, 0.18)  # metres that the block has to go
 DIRECTION = 0.6  # radians, at most, to either side of straight ahead
@@ -31,7 +32,7 @@ class Push(ArmTask):
     start_box = np.array([[0.32, -0.10, 0.06], [0.36, 0.10, 0.14]])
     hidden_size = 5
     shown = ("block", "spot")
-    keep_clear = (0.33, -0.28, 0.75, 0.28)
+    keep_clear = (0.38, -0.29, 0.76, 0.29)
 
     def place(self, generator, tool):
         block = generator.uniform(*BLOCK_BOX)
@@ -58,17 +59,22 @@ class Push(ArmTask):
     def expert(self, readings):
         tool, block = readings["tool_position"].numpy(), readings["block_position"].numpy()
         way = (readings["spot_position"].numpy() - block)[:, :2]
-        length = np.linalg.norm(way, axis=1, keepdims=True)
+        length = np.linalg.norm(way, axis=1)[:, None]
         ahead = way / np.maximum(length, 1e-6)
         offset = (tool - block)[:, :2]
-        along = (offset * ahead).sum(axis=1, keepdims=True)
+        along = (offset * ahead).sum(axis=1)[:, None]
         aside = offset - along * ahead
-        behind = (along < -0.035) & (np.linalg.norm(aside, axis=1, keepdims=True) < np.maximum(0.015, 0.25 * (-along - 0.05)))
-        low = tool[:, 2:] < 0.055
+        low, behind = tool[:, 2:] < 0.055, (along < -0.035) & (np.linalg.norm(aside, axis=1)[:, None] < 0.015)
+        # Over the table to a place behind the block, down, and ahead: gently at the end, and leaning against what has gone aside.
         start = block[:, :2] - 0.085 * ahead
-        there = np.linalg.norm(tool[:, :2] - start, axis=1, keepdims=True) < 0.02
-        # Behind the block: push, gently at the end, leaning against what has gone aside. Else: over it, then down behind it.
+        there = np.linalg.norm(tool[:, :2] - start, axis=1)[:, None] < 0.02
         push = tool[:, :2] - 0.8 * aside + np.minimum(0.03, 0.6 * length) * ahead
-        point = np.where(low & behind, np.c_[push, np.full(len(tool), 0.035)], np.where(there, np.c_[start, np.full(len(tool), 0.035)], np.c_[start, np.full(len(tool), 0.13)]))
-        point = np.where(length < 0.008, tool, point)
-        return self.towards(point)
+        point = np.where(low & behind, _at(push, LOW), np.where(there, _at(start, LOW), _at(start, 0.13)))
+        # Done: off the block, so that nothing moves it any more.
+        rest = block[:, :2] + 0.085 * offset / np.maximum(np.linalg.norm(offset, axis=1)[:, None], 1e-6)
+        return self.towards(np.where(length < 0.012, _at(rest, tool[:, 2:]), point))
+
+
+def _at(place: np.ndarray, height: np.ndarray | float) -> np.ndarray:
+    """Places on the table (N, 2) with a height -> (N, 3)."""
+    return np.concatenate([place, np.broadcast_to(height, (len(place), 1))], axis=1)
