@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from envs import BatchEnv
+from envs.checks import check_expert
 from robo_repr.core.errors import UserError
 from robo_repr.core.seeding import rng
 
@@ -40,13 +42,21 @@ class RandomPolicy:
 
 
 class ExpertPolicy:
-    """The task's scripted expert, which looks into the simulator of one BatchEnv."""
+    """The task's scripted expert, which looks into the simulator of one BatchEnv.
 
-    def __init__(self, env):
-        self._env = env
+    Args:
+        noise: of its actions, see `BatchEnv.expert_actions`.
+
+    Raises:
+        UserError: the task has no expert.
+    """
+
+    def __init__(self, env: BatchEnv, noise: float = 0.0):
+        check_expert(env.task)
+        self._env, self._noise = env, noise
 
     def act(self, obs: dict[str, torch.Tensor]) -> np.ndarray:
-        return self._env.expert_actions()
+        return self._env.expert_actions(self._noise)
 
     def reset(self, mask: np.ndarray) -> None:
         pass
@@ -78,6 +88,10 @@ def load_policy(run_folder: str | Path, device: str = "cpu") -> Policy:
     from agents.parts import load_run
 
     parts, cfg, _ = load_run(Path(run_folder), device)
-    if cfg.names["agent"] == "expert":
-        raise UserError("The expert looks into the simulator, so it belongs to its worlds. Use agents.base.ExpertPolicy(env).")
-    return parts.agent.policy(parts.env.env)
+    policy = parts.agent.policy(parts.env.env)
+    if isinstance(policy, ExpertPolicy):
+        parts.env.close()
+        raise UserError(
+            f"agent={cfg.names['agent']} looks into the simulator, so it belongs to its worlds. Use agents.base.ExpertPolicy(env, noise)."
+        )
+    return policy

@@ -48,10 +48,10 @@ def record_film(
         pictures = np.where(done[:, None, None, None, None], pictures, drawn)
         for world in np.flatnonzero(running):
             step = int(info["episode_length"][world])
-            near, success = bool(info["success_end"][world]), bool(info["success"][world])
-            outcome = ("success" if success else "failure") if done[world] else ("success" if near else "running")
-            last = "success" if success else "failed: not held long enough" if near else "failed"
-            text = last if done[world] else "at the target" if near else ""
+            holds, success = bool(info["success_end"][world]), bool(info["success"][world])
+            outcome = ("success" if success else "failure") if done[world] else ("success" if holds else "running")
+            last = "success" if success else "failed: not held long enough" if holds else "failed"
+            text = last if done[world] else "condition met" if holds else ""
             names = [view if view in env.views else f"{view} (not seen by the policy)" for view in views]
             lines = [f"{title}, episode {world + 1} of {env.num_envs}", f"step {step} of {env.horizon}  {text}"]
             frames[world] += [_frame(pictures[world], lines, names, COLOURS[outcome])] * (PAUSE if done[world] else 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from agents.base import ExpertPolicy, Policy, RandomPolicy
 from robo_repr.core.checkpoint import save_state
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import UserError, check_range
 
 
 class ReferenceAgent:
@@ -62,5 +62,24 @@ class RandomAgent(ReferenceAgent):
 class ExpertAgent(ReferenceAgent):
     """The task's scripted expert."""
 
+    noise = 0.0
+
+    def __init__(self, env: Any, **settings: Any):
+        super().__init__(env, **settings)
+        self.policy(env.env)  # a task without an expert shows now, before anything is written
+
     def policy(self, env: Any) -> ExpertPolicy:
-        return ExpertPolicy(env)
+        return ExpertPolicy(env, self.noise)
+
+
+class NoisyExpertAgent(ExpertAgent):
+    """The expert, its actions disturbed.
+
+    Args:
+        noise: standard deviation of Gaussian noise on the actions, in their units.
+    """
+
+    def __init__(self, env: Any, *, noise: float, **settings: Any):
+        check_range("agent.noise", noise, 0, 10, "standard deviation of the expert's action noise")
+        self.noise = noise
+        super().__init__(env, **settings)

@@ -207,7 +207,8 @@ class Training:
         self.saving += time.perf_counter() - began
 
     def _evaluate_references(self) -> None:
-        """The random policy and the expert on the final evaluation's episodes, once per run. They need no pictures."""
+        """The random policy and the expert, where the task has one, on the final evaluation's episodes, once per run. They need no
+        pictures."""
         cfg = self.cfg
         known = read_evaluations(self.run_dir.path)
         for name in REFERENCES:
@@ -215,6 +216,8 @@ class Training:
                 continue
             began = time.perf_counter()
             with evaluation_env(cfg.eval_episodes, **env_settings(cfg, cfg.eval_camera, False)) as env:
+                if name == "expert" and not hasattr(env.task, "expert"):
+                    continue
                 policy = RandomPolicy(env.task.action_dim(), cfg.seed) if name == "random" else ExpertPolicy(env)
                 self._note_evaluation(name, evaluate(env, policy, cfg.eval_episodes, self._stops))
             self.evaluating += time.perf_counter() - began

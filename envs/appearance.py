@@ -5,15 +5,25 @@ import colorsys
 import numpy as np
 
 from envs.render import Look, mujoco
+from robo_repr.core.errors import UserError
 
 APPEARANCES = ("plain", "random")
 BACKGROUND = ("table", "floor", "table_leg")
 CLUTTER = ("clutter_0", "clutter_1", "clutter_2")
+AREA = np.array([[0.3, -0.35], [0.75, 0.35]])  # where distractors stand, metres
+WIDE_AREA = np.array([[0.20, -0.42], [0.83, 0.42]])  # the same around a rectangle that is kept clear: nearly the whole table
 _SHAPES = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CYLINDER)
 
 
-def sample_look(appearance: str, generator: np.random.Generator) -> Look:
-    """The look of one episode. Targets keep their colour, and no distractor is red, so the target stays recognisable."""
+def sample_look(appearance: str, generator: np.random.Generator, keep_clear: tuple[float, float, float, float] | None = None) -> Look:
+    """The look of one episode. Targets keep their colour, and no distractor is red, so the target stays recognisable.
+
+    Args:
+        keep_clear: (x low, y low, x high, y high) in metres: a rectangle of the table into which no distractor reaches.
+
+    Raises:
+        UserError: `keep_clear` leaves no room for distractors.
+    """
     if appearance == "plain":
         return Look()
     rgba = {name: _colour(generator, saturation=(0.0, 0.5), value=(0.3, 0.85)) for name in BACKGROUND}
@@ -27,11 +37,20 @@ def sample_look(appearance: str, generator: np.random.Generator) -> Look:
             size = np.array([size[0], size[0], size[1]])  # a drawn cylinder: radius, radius, half its length
         elif shape == mujoco.mjtGeom.mjGEOM_SPHERE:
             size = np.repeat(size[0], 3)
-        place = np.array([generator.uniform(0.3, 0.75), generator.uniform(-0.35, 0.35), height])
-        form[name] = (int(shape), size, place)
+        place = generator.uniform(*AREA) if keep_clear is None else _place_outside(generator, keep_clear, size[:2])
+        form[name] = (int(shape), size, np.append(place, height))
     lamp = np.array([generator.uniform(-0.6, 0.6), generator.uniform(-0.6, 0.6), -1.0])
     light = np.append(lamp / np.linalg.norm(lamp), generator.uniform(0.7, 1.2))
     return Look(rgba=rgba, form=form, light=light, clutter=True)
+
+
+def _place_outside(generator: np.random.Generator, rectangle: tuple[float, float, float, float], half: np.ndarray) -> np.ndarray:
+    """A place (2,) on the table where what is 2 * half (2,) wide stands wholly outside of the rectangle."""
+    for _ in range(1000):
+        place = generator.uniform(*WIDE_AREA)
+        if (place + half <= rectangle[:2]).any() or (place - half >= rectangle[2:]).any():
+            return place
+    raise UserError(f"keep_clear={rectangle} leaves no room for distractors in {WIDE_AREA.tolist()}. Make the task's keep_clear smaller.")
 
 
 def _colour(generator: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -12,8 +13,10 @@ from gymnasium.vector.utils import batch_space
 
 from envs.appearance import sample_look
 from envs.cameras import nominal_cameras, sample_poses, to_world
+from envs.checks import Readings, check_expert, check_memory, check_outputs, compile_task
 from envs.sim import ThreadsSim
-from robo_repr.core.errors import Failure, UserError
+from envs.tasks.base import ArmTask
+from robo_repr.core.errors import Failure, UserError, check_range
 from robo_repr.core.seeding import rng
 
 REWARDS = ("dense", "sparse")
@@ -30,7 +33,8 @@ class BatchEnv(VectorEnv):
         camera: (N, V, 8) float32 world pose of each camera now: position 3, quaternion wxyz 4, vertical field of view in degrees 1.
 
     Actions are (N, A) in [-1, 1], numpy or torch. Episodes end by time only (truncation). A world whose episode ended is reset in the same
-    step: the observation returned is the next episode's first one, and ``info["final_obs"]`` holds the last one of the old.
+    step: the observation returned is the next episode's first one, and ``info["final_obs"]`` holds the last one of the old. Without
+    `autoreset`, which `GymEnv` uses, it stays at its last observation, and `reset` begins the next one.
 
     Info of a step, all of the step just taken and (N,): ``success`` (the condition held through the last 10 steps), ``success_end`` (holds
     now), ``success_ever``, ``episode_return``, ``episode_length``, ``bad_physics`` (MuJoCo warned of the world or gave it up; see below),
@@ -44,6 +48,7 @@ class BatchEnv(VectorEnv):
     the other worlds did before.
 
     Raises (reset, step):
+        UserError: the task reads a sensor that its model lacks, or gives results of another shape than it should.
         Failure: a start state that MuJoCo warns of; a sensor, observation or reward of the task that is not finite; a reward outside the
             task's ``reward_range``; pictures that cannot be drawn. It names the step (calls of `step` are counted as `warnings` are), the
             world, its episode and the term. The environment should be closed then.
@@ -53,7 +58,7 @@ class BatchEnv(VectorEnv):
 
     def __init__(
         self,
-        task_class: type,
+        task_class: type[ArmTask],
         *,
         num_envs: int,
         views: list[str],
@@ -69,14 +74,19 @@ class BatchEnv(VectorEnv):
         device: str,
         episode_ids: list[int] | None,
         render_threads: int | None,
+        autoreset: bool,
     ):
-        self._model = task_class.spec().compile()
+        self._model = compile_task(task_class)
         self._cameras = nominal_cameras(self._model, views)
+        check_memory(self._model, num_envs, len(views), frame_stack, image_size)
         self._sim = ThreadsSim(self._model, num_envs, quality, render_threads)
         self.task = task_class(self._model, num_envs)
         self.num_envs, self.views, self.horizon, self.seed, self.device = num_envs, views, horizon, seed, torch.device(device)
         self.camera, self.appearance, self.image_size, self.privileged = camera, appearance, image_size, privileged
         self.frame_stack, self.reward, self._evaluation_ids = frame_stack, reward, episode_ids
+        self._autoreset = autoreset
+        if not autoreset:
+            self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         self.seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
         self.warnings: dict[str, int] = {}
 
@@ -101,8 +111,12 @@ class BatchEnv(VectorEnv):
             }
         )
         self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (task_class.action_dim(),), np.float32)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+
+    @cached_property
+    def observation_space(self) -> gymnasium.Space:
+        """The space of the batch; made when it is asked for, because its bounds fill four times the memory of the pictures."""
+        return batch_space(self.single_observation_space, self.num_envs)
 
     @property
     def episodes(self) -> list[tuple]:
@@ -113,13 +127,15 @@ class BatchEnv(VectorEnv):
         """Begins an episode in every world. With a seed the episodes are counted from the start again; without, the next ones begin."""
         if seed is not None:
             self.seed = seed
-        if seed is not None or not self._begun:
+        first, everyone = not self._begun, np.arange(self.num_envs)
+        if seed is not None or first:
             self._counts[:] = 0
         else:
             self._counts += 1
         self._begun = True
-        everyone = np.arange(self.num_envs)
         self._start(everyone)
+        if first:
+            check_outputs(self.task, self._readings, self.privileged)
         self._draw(everyone, fresh=True)
         return self.observation(), {}
 
@@ -157,16 +173,33 @@ class BatchEnv(VectorEnv):
 
         self._draw(np.arange(self.num_envs), fresh=False)
         ended = np.flatnonzero(done)
-        if len(ended):
+        if len(ended) and self._autoreset:
             info["final_obs"] = {key: value.clone() for key, value in self.observation().items()}
             self._counts[ended] += 1
             self._start(ended)
             self._draw(ended, fresh=True)
         return self.observation(), self._tensor(reward), self._tensor(np.zeros_like(done)), self._tensor(done), info
 
-    def expert_actions(self) -> np.ndarray:
-        """Actions (N, A) of the task's scripted expert, which sees the simulator's state."""
-        return self.task.expert(self._readings)
+    def expert_actions(self, noise: float = 0.0) -> np.ndarray:
+        """Actions (N, A) of the task's scripted expert, which sees the simulator's state.
+
+        Args:
+            noise: standard deviation, in units of the action, of Gaussian noise that is added before the action is clipped to [-1, 1].
+                It is a function of the seed, the episode and its step alone.
+
+        Raises:
+            UserError: the task has no expert, or no such noise is possible.
+        """
+        check_expert(self.task)
+        check_range("noise", noise, 0, 10, "standard deviation of the expert's action noise")
+        actions = self.task.expert(self._readings)
+        if not noise:
+            return actions
+        draws = [
+            rng(self.seed, "action_noise", *episode, int(step)).standard_normal(actions.shape[1])
+            for episode, step in zip(self.episodes, self._steps, strict=True)
+        ]
+        return np.clip(actions + noise * np.stack(draws), -1, 1).astype(np.float32)
 
     def render_at(self, size: int, worlds: list[int] | None = None, views: list[str] | None = None) -> np.ndarray:
         """The current states drawn anew, (n, V, size, size, 3) uint8, as for a film.
@@ -176,6 +209,13 @@ class BatchEnv(VectorEnv):
             worlds: which worlds; default all.
             views: which cameras, also ones that are not observed (these stand at their nominal pose); default the observed ones.
         """
+        return self._drawn(size, worlds, views, segment=False)
+
+    def segment_at(self, size: int, worlds: list[int] | None = None, views: list[str] | None = None) -> np.ndarray:
+        """The geom that each pixel of `render_at` shows, (n, V, size, size) int32: its id in the model, -1 where there is none."""
+        return self._drawn(size, worlds, views, segment=True)
+
+    def _drawn(self, size: int, worlds: list[int] | None, views: list[str] | None, segment: bool) -> np.ndarray:
         ids = np.arange(self.num_envs) if worlds is None else np.asarray(worlds)
         if views is None:
             cameras, poses = self._cameras, self._poses
@@ -186,7 +226,7 @@ class BatchEnv(VectorEnv):
                 [self._poses[:, observed[c.name]] if c.name in observed else np.tile(c.pose, (self.num_envs, 1)) for c in cameras], axis=1
             )
         world_poses = self._world_poses(cameras, poses)[ids]
-        return self._sim.render(world_poses, ids, [self._looks[i] for i in ids], size)
+        return self._sim.render(world_poses, ids, [self._looks[i] for i in ids], size, segment)
 
     def state_dict(self) -> dict:
         """Everything a later step depends on; with `load_state_dict` the worlds go on bit by bit as if nothing had happened."""
@@ -265,7 +305,7 @@ class BatchEnv(VectorEnv):
 
     def _read(self) -> None:
         """Takes the sensors' current readings of all worlds."""
-        self._readings = self._sim.readings()
+        self._readings = Readings(self.task.name, self._sim.readings())
         for sensor, value in self._readings.items():
             self._refuse_infinities(f"sensor {sensor}", value.numpy())
 
@@ -301,7 +341,7 @@ class BatchEnv(VectorEnv):
         episodes = [self._episode(i) for i in ids]
         self._poses[ids] = sample_poses(self._cameras, self.camera, self.seed, episodes)
         for i, episode in zip(ids, episodes, strict=True):
-            self._looks[i] = sample_look(self.appearance, rng(self.seed, "appearance", *episode))
+            self._looks[i] = sample_look(self.appearance, rng(self.seed, "appearance", *episode), self.task.keep_clear)
 
     def _draw(self, ids: np.ndarray, fresh: bool) -> None:
         """Draws worlds into the frame stack; a fresh episode's first picture fills it."""

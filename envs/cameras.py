@@ -113,8 +113,8 @@ def apply_factors(camera: NominalCamera, factors: dict[str, float | np.ndarray])
         new_rotation = rotation @ _turn(1, azimuth) @ _turn(0, elevation) @ _turn(2, roll)
     else:
         azimuth0, elevation0, distance0 = to_spherical(position - camera.look_at)
-        # Beyond the poles the picture would flip over; the nominal camera of a task may look steeply down.
-        new_elevation = np.clip(elevation0 + elevation, -np.pi / 2 + 1e-3, np.pi / 2 - 1e-3)
+        # Beyond 90 degrees the camera has passed over the pole and looks back; the picture's right stays, so nothing flips.
+        new_elevation = elevation0 + elevation
         offset = from_spherical(azimuth0 + azimuth, new_elevation, distance0 * float(factors["distance"]))
         new_position = camera.look_at + shift + offset
         # What the nominal camera adds to "look straight at the point" (nothing, as a rule) is kept.

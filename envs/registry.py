@@ -2,17 +2,29 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from envs.appearance import APPEARANCES
 from envs.batch_env import REWARDS, BatchEnv
 from envs.cameras import FACTORS, apply_factors, check_level, nominal_cameras, sample_factors
+from envs.checks import check_task, compile_task
+from envs.gym_env import GymEnv
 from envs.render import QUALITIES
+from envs.tasks.base import ArmTask
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng
 
-TASKS = {name: f"envs.tasks.{name}:{name.capitalize()}" for name in ("reach", "button", "push", "lift")}
+# A task is a Python file with an XML of the same name beside it: press_key.py and press_key.xml hold the class PressKey.
+TASKS = {
+    path.stem: f"envs.tasks.{path.stem}:{path.stem.title().replace('_', '')}"
+    for path in sorted((Path(__file__).parent / "tasks").glob("*.py"))
+    if path.with_suffix(".xml").is_file()
+}
+APIS = ("batch", "gymnasium")
 SIMS = ("threads",)
 DEFAULT_VIEWS = ("front", "wrist")
 
@@ -22,12 +34,14 @@ def list_tasks() -> list[str]:
     return sorted(TASKS)
 
 
-def task_class(task: object) -> type:
-    """The class of a task's name; a `UserError` offers the nearest name."""
+def task_class(task: object) -> type[ArmTask]:
+    """The class of a task's name, whole; a `UserError` offers the nearest name or says what the class lacks."""
     if not isinstance(task, str) or task not in TASKS:
         raise unknown("task", str(task), TASKS)
     module, name = TASKS[task].split(":")
-    return getattr(import_module(module), name)
+    cls = getattr(import_module(module), name)
+    check_task(cls)
+    return cls
 
 
 def check_views(views: object) -> list[str]:
@@ -41,9 +55,39 @@ def check_views(views: object) -> list[str]:
     raise UserError(f"views={views!r} is not a list of camera names. Write one name (views=wrist) or a list (views=[front,wrist]).")
 
 
+class Settings(TypedDict, total=False):
+    """Keywords of `make_env` that mean the same whatever it makes."""
+
+    num_envs: int
+    views: Sequence[str] | str | None
+    camera: str
+    horizon: int | None
+    seed: int
+    appearance: str
+    quality: str
+    image_size: int
+    privileged: bool
+    reward: str
+    frame_stack: int
+    sim: str
+    device: str
+    episode_ids: Sequence[int] | None
+    render_threads: int | None
+
+
+@overload
+def make_env(task: str, *, api: Literal["batch"] = "batch", **settings: Unpack[Settings]) -> BatchEnv: ...
+
+
+@overload
+def make_env(task: str, *, api: Literal["gymnasium"], render_mode: str | None = None, **settings: Unpack[Settings]) -> GymEnv: ...
+
+
 def make_env(
     task: str,
     *,
+    api: str = "batch",
+    render_mode: str | None = None,
     num_envs: int = 1,
     views: Sequence[str] | str | None = None,
     camera: str = "L1",
@@ -59,11 +103,13 @@ def make_env(
     device: str = "cpu",
     episode_ids: Sequence[int] | None = None,
     render_threads: int | None = None,
-) -> BatchEnv:
+) -> BatchEnv | GymEnv:
     """N worlds of a task, stepped and drawn together; see `BatchEnv` for what they give.
 
     Args:
         task: a name of `list_tasks`.
+        api: ``"batch"``, or ``"gymnasium"``: one world as a plain `gymnasium.Env`, see `GymEnv` for what it gives.
+        render_mode: with ``api="gymnasium"``, None or ``"rgb_array"``.
         num_envs: N.
         views: cameras to draw, in this order; an empty list draws none. Default: the task's own choice.
         camera: how far the cameras may deviate from their nominal pose in each episode, ``"L0"`` (not at all) to ``"L5"``.
@@ -82,10 +128,13 @@ def make_env(
         render_threads: worker threads that draw; default the machine's cores, at most 2.
 
     Raises:
-        UserError: an unknown name or a number out of range, with the nearest name or the range.
+        UserError: an unknown name or a number out of range, with the nearest name or the range; a task that lacks something; more worlds
+            than memory has room for.
     """
+    given = dict(locals())
     cls = task_class(task)
     for key, value, options in (
+        ("api", api, APIS),
         ("sim", sim, SIMS),
         ("appearance", appearance, APPEARANCES),
         ("quality", quality, QUALITIES),
@@ -105,7 +154,12 @@ def make_env(
             raise UserError(f"{key}={value!r} is not possible. {key} must be a whole number from {low} to {high}.")
     if episode_ids is not None and len(episode_ids) == 0:
         raise UserError("episode_ids is empty. Give at least one episode id, or None for training episodes.")
-    return BatchEnv(
+    plain = api == "gymnasium"
+    if plain and num_envs != 1:
+        raise UserError(f"num_envs={num_envs} does not go with api=gymnasium, which is one world. Leave num_envs out, or use api=batch.")
+    if render_mode is not None and not plain:
+        raise UserError(f"render_mode={render_mode} goes with api=gymnasium alone. Of a batch, render_at draws any worlds and views.")
+    worlds = BatchEnv(
         cls,
         num_envs=num_envs,
         views=check_views(views),
@@ -121,7 +175,12 @@ def make_env(
         device=device,
         episode_ids=None if episode_ids is None else [int(i) for i in episode_ids],
         render_threads=render_threads,
+        autoreset=not plain,
     )
+    if not plain:
+        return worlds
+    del given["render_mode"]
+    return GymEnv(worlds, render_mode, EnvSpec(f"robo_repr/{task}", entry_point="envs.registry:make_env", kwargs=given))
 
 
 def sample_views(camera: str, n: int = 1, *, task: str = "reach", views: Sequence[str] | str | None = None, seed: int = 0) -> dict:
@@ -133,7 +192,7 @@ def sample_views(camera: str, n: int = 1, *, task: str = "reach", views: Sequenc
         the frame of the camera's parent body (the world, or the hand).
     """
     level = check_level("camera", camera)
-    cameras = nominal_cameras(task_class(task).spec().compile(), check_views(views))
+    cameras = nominal_cameras(compile_task(task_class(task)), check_views(views))
     drawn = [[sample_factors(c, level, rng(seed, f"camera/{c.name}", "training", 0, i)) for c in cameras] for i in range(n)]
     return {
         "factors": {name: np.array([[factors[name] for factors in row] for row in drawn]) for name in FACTORS},

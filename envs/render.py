@@ -123,7 +123,8 @@ class Renderer:
             )
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
-        """Fills out (n, V, H, W, 3) uint8, row by row as the pictures show it from the top.
+        """Fills out (n, V, H, W, 3) uint8 with colours, or out (n, V, H, W) int32 with the id of the geom that each pixel shows (-1:
+        none), row by row as the pictures show it from the top. Ids are drawn without antialiasing, whatever the quality.
 
         Raises:
             Failure: a worker could not draw: its context is lost, memory ran out, the scene has too many geoms. `out` is not to be used.
@@ -230,6 +231,8 @@ class _Worker:
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
         height, width = out.shape[2:4]
+        shows_ids = out.ndim == 4
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = self.scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = shows_ids
         viewport = mujoco.MjrRect(0, 0, width, height)
         flipped = np.empty((height, width, 3), dtype=np.uint8)
         for shot, pictures in zip(shots, out, strict=True):
@@ -250,7 +253,7 @@ class _Worker:
                 self._aim(pose)
                 mujoco.mjr_render(viewport, self.scene, self.context)
                 mujoco.mjr_readPixels(flipped, None, viewport, self.context)
-                picture[:] = flipped[::-1]
+                picture[:] = self._geom_ids(flipped[::-1]) if shows_ids else flipped[::-1]
 
     def check(self) -> None:
         """Raises RuntimeError if OpenGL reports an error or reads nothing back: without its context it does nothing, in silence."""
@@ -276,6 +279,14 @@ class _Worker:
         for light in self.scene.lights[: self.scene.nlight]:
             if light.headlight:
                 light.pos, light.dir = pose[:3], forward
+
+    def _geom_ids(self, colours: np.ndarray) -> np.ndarray:
+        """Ids (H, W) of the geoms that the colours (H, W, 3) of a picture drawn with mjRND_IDCOLOR stand for; -1 for sites and sky."""
+        ids = np.full(self.scene.ngeom + 1, -1, dtype=np.int32)  # 0 is the sky's number, then the scene's geoms follow
+        for geom in self.scene.geoms[: self.scene.ngeom]:
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+                ids[geom.segid + 1] = geom.objid
+        return ids[colours @ np.array([1, 1 << 8, 1 << 16])]
 
     def _apply(self, look: Look) -> None:
         """Recolours and reshapes the scene's geoms; the model stays untouched."""

@@ -1,8 +1,12 @@
-"""What the suite has, group by group: python scripts/catalog.py encoders [--json]
+"""What the suite has, group by group: python scripts/catalog.py GROUP [key=value ...] [--json]
 
 encoders  what each is, its source, the licence of its weights, its sizes, and the weights on this machine or the way to them
+tasks     what is to be done, when it counts as done, the sizes of actions and state, the start, the reward, instructions, cameras
+cameras   draws what a task's cameras see at every level, and tells how often they see all that matters
+          [task=push] [views=front,top] [appearance=random] [out=FILE.png]; default: reach, all of its cameras, plain,
+          camera_sheets/TASK.png
 
---json prints a list of flat rows instead. Exit code 0; 1 if an entry is broken, which its row then says; 2 for an unknown group.
+--json prints a list of flat rows instead. Exit code 0; 1 if an entry is broken, which its row then says; 2 for what is not known.
 """
 
 import argparse
@@ -11,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -53,19 +58,88 @@ def encoders() -> Iterator[dict]:
         yield {**section, "rows": rows}
 
 
+def tasks() -> Iterator[dict]:
+    """One section with one row per task, from the easiest on. Nothing is simulated or drawn."""
+    from envs.checks import compile_task
+    from envs.registry import DEFAULT_VIEWS, TASKS, task_class
+
+    for name in TASKS:
+        try:
+            cls = task_class(name)
+            model = compile_task(cls)
+        except Exception as error:  # whatever it is, the others are still to be listed
+            yield {"name": name, "rows": [{"horizon": None, "error": _one_line(error)}]}
+            continue
+        low, high = cls.start_box.tolist()
+        box = ", ".join(f"{axis} {a:.2f} to {b:.2f}" for axis, a, b in zip("xyz", low, high, strict=True))
+        row = {
+            "horizon": cls.horizon,
+            "actions": cls.action_dim(),
+            "state": cls.state_size(False),
+            "privileged": cls.state_size(True),
+            "expert": "yes" if hasattr(cls, "expert") else "no",
+        }
+        yield {
+            "name": name,
+            "what": _first_line(sys.modules[cls.__module__].__doc__),
+            "success": _first_line(cls.success.__doc__),
+            "reward": f"dense, {cls.reward_range[0]:g} to {cls.reward_range[1]:g}, or sparse",
+            "start": f"the tool at {box} m, fingers {'apart' if cls.gripper else 'shut'}",
+            "to be seen": list(cls.shown),
+            "cameras": [model.camera(i).name for i in range(model.ncam)],
+            "default views": list(DEFAULT_VIEWS),
+            "instructions": list(cls.instructions),
+            "rows": [row],
+        }
+
+
+def cameras(task: str = "reach", views: str | None = None, appearance: str = "plain", out: str | None = None) -> Iterator[dict]:
+    """One section with a row per camera; writes the picture."""
+    from camera_sheet import EPISODES, MIN_PIXELS, SIZE, draw_sheet
+
+    from envs.cameras import nominal_cameras
+    from envs.checks import compile_task
+    from envs.registry import task_class
+
+    model = compile_task(task_class(task))
+    names = [name.strip() for name in views.strip("[]").split(",")] if views else [model.camera(i).name for i in range(model.ncam)]
+    nominal_cameras(model, names)  # refuses unknown ones
+    path = Path(f"camera_sheets/{task}.png" if out is None else out)
+    if path.suffix != ".png" or path.is_dir():
+        raise UserError(f"out={out} is no name of a picture to write. Write the path of a file that ends in .png, such as out=push.png.")
+    try:
+        shares = draw_sheet(path, task, names, appearance)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}). Choose another place with out=FILE.png.") from error
+    rows = [{"camera": name, **{level: round(100 * float(share[i])) for level, share in shares.items()}} for i, name in enumerate(names)]
+    yield {
+        "name": task,
+        "appearance": appearance,
+        "episodes": EPISODES,
+        "seen": f"covers at least {MIN_PIXELS} of {SIZE} x {SIZE} pixels",
+        "written to": str(path),
+        "rows": rows,
+    }
+
+
 @dataclass(frozen=True)
 class Group:
     """What the command prints under one word.
 
     Attributes:
-        collect: yields its sections: dicts with ``name``, ``what``, further facts, and ``rows``. A row with ``error`` is broken.
+        collect: yields its sections: dicts with ``name``, ``what``, further facts, and ``rows``. A row with ``error`` is broken. Takes the
+            settings as keywords.
         columns: those of a row that are printed, the widest last; --json has all of them.
         legend: printed below.
+        keys: settings that are understood.
+        facts_between: what stands between facts.
     """
 
-    collect: Callable[[], Iterator[dict]]
+    collect: Callable[..., Iterator[dict]]
     columns: tuple[str, ...]
     legend: str
+    keys: tuple[str, ...] = ()
+    facts_between: str = "; "
 
 
 GROUPS = {
@@ -76,24 +150,39 @@ GROUPS = {
         "scripts/fetch_weights.py NAME (untried: the address stands in the authors' code or page and was not tried by us). hub ID: "
         "weights=ID downloads it from the Hugging Face hub. Everything with weights also takes weights=random and weights=FILE.",
     ),
+    "tasks": Group(
+        tasks,
+        ("horizon", "actions", "state", "privileged", "expert"),
+        "horizon: steps of 50 ms; actions: 3 move the tool, a fourth the fingers; state: how many numbers the robot knows of itself, and "
+        "how many with privileged=true; expert: whether there is a scripted one (agent=expert); to be seen: the geoms that tell what is to "
+        "be done. Success has to hold through an episode's last 10 steps.",
+        facts_between="\n",
+    ),
+    "cameras": Group(
+        cameras,
+        ("camera", "L0", "L1", "L2", "L3", "L4", "L5"),
+        "Percent of the episodes at whose start the camera sees all the geoms that tell what is to be done, by level.",
+        keys=("task", "views", "appearance", "out"),
+    ),
 }
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="catalog.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("group", nargs="?", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="what cameras takes, see above")
     parser.add_argument("--json", action="store_true", help="machine-readable rows")
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_intermixed_args(arguments)
     try:
         if asked.group is None:
             raise UserError(f"No group is named. Write python scripts/catalog.py GROUP; there is: {', '.join(GROUPS)}.")
         if asked.group not in GROUPS:
             raise unknown("group", asked.group, GROUPS)
+        group = GROUPS[asked.group]
+        sections = list(group.collect(**parse(asked.settings, asked.group)))
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    group = GROUPS[asked.group]
-    sections = list(group.collect())
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
     if asked.json:
         flat = ({**section, **row} for section in sections for row in section["rows"])
         print(json.dumps([{key: value for key, value in row.items() if key != "rows"} for row in flat], indent=1))
@@ -103,6 +192,21 @@ def main(arguments: list[str]) -> int:
     if broken:
         print(f"Broken: {', '.join(broken)}; the reason stands in the row.", file=sys.stderr)
     return 1 if broken else 0
+
+
+def parse(words: list[str], group: str) -> dict[str, str]:
+    """The key=value words; refuses keys that the group does not take."""
+    keys, settings = GROUPS[group].keys, {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not keys:
+            raise UserError(f"'{word}' is not understood: {group} takes no settings.")
+        if not equals:
+            raise UserError(f"'{word}' is not understood. Settings are written key=value: {', '.join(f'{key}=' for key in keys)}.")
+        if key not in keys:
+            raise unknown("key", key, keys)
+        settings[key] = value
+    return settings
 
 
 def show(sections: list[dict], group: Group) -> None:
@@ -117,7 +221,7 @@ def show(sections: list[dict], group: Group) -> None:
         indented(Text(section.get("what") or ""))
         facts = {key: _text(value, ", ") for key, value in section.items() if key not in ("name", "what", "source", "rows")}
         indented(Text(section.get("source") or "", "dim"))
-        indented(Text("; ".join(f"{key}: {value}" for key, value in facts.items() if value != "-"), "dim"))
+        indented(Text(group.facts_between.join(f"{key}: {value}" for key, value in facts.items() if value != "-"), "dim"))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="italic")
         for column in group.columns:
             table.add_column(column, no_wrap=column != group.columns[-1], overflow="fold")
@@ -131,6 +235,10 @@ def show(sections: list[dict], group: Group) -> None:
                 indented(Text(f"{_text(row.get(group.columns[0]))}: broken: {row['error']}", "bold red"))
         console.print()
     console.print(Text(group.legend, "dim"))
+
+
+def _first_line(docstring: str | None) -> str | None:
+    return docstring.strip().splitlines()[0] if docstring else None
 
 
 def _comments(name: str) -> dict[str, str | None]:

@@ -110,7 +110,8 @@ def show(groups: list[Group], comparisons: list[Comparison], left_out: list[tupl
     for contest in dict.fromkeys(group.contest for group in groups):
         console.print(table([group for group in groups if group.contest == contest], contest_name(contest)))
     say(
-        "Intervals are 95 %: Student's t on a bootstrap over seeds and episodes, or with one seed Wilson's, which knows this policy alone.",
+        "Intervals are 95 %: Student's t on a bootstrap over seeds and episodes, or with one seed Wilson's, which knows this policy alone. "
+        "90 % at: environment steps at each seed's first evaluation in training with that success.",
         "dim",
     )
     if comparisons:
@@ -153,20 +154,26 @@ def table(groups: list[Group], title: str) -> Table:
     result = Table(title=title, title_justify="left")
     result.add_column("group", overflow="fold")
     result.add_column("seeds")
-    for heading in (f"success of {groups[0].episodes} [95 %]", "interval", "return [95 %]", "env steps", "time"):
+    for heading in (f"success of {groups[0].episodes} [95 %]", "interval", "return [95 %]", "env steps", "90 % at", "time"):
         result.add_column(heading, justify="right", no_wrap=heading != "interval")
     for group in sorted(groups, key=lambda group: -success_interval([run.own for run in group.runs])[0]):
         steps = [run.summary["env_steps"] for run in group.runs]
         minutes = np.mean([run.summary["wall_s"] for run in group.runs]) / 60
         span = str(max(steps)) if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
-        cells = (numbers(group.seeds), *figures([run.own for run in group.runs]), span, f"{minutes:.1f} min")
+        reached = ", ".join("-" if steps is None else str(steps) for steps in steps_to_90(group)) if any(steps_to_90(group)) else "-"
+        cells = (numbers(group.seeds), *figures([run.own for run in group.runs]), span, reached, f"{minutes:.1f} min")
         result.add_row(Text(group.label, "bold"), *cells)
     result.add_section()
     for policy, name in REFERENCES.items():
         if known := references(groups, policy):
             seeds = sorted({run.seed for group in groups for run in group.runs if policy in run.references})
-            result.add_row(name, numbers(seeds), *figures(known), "-", "-")
+            result.add_row(name, numbers(seeds), *figures(known), "-", "-", "-")
     return result
+
+
+def steps_to_90(group: Group) -> list[int | None]:
+    """For each seed the steps at the first evaluation with 90 % success."""
+    return [run.steps_to(0.9) for run in group.runs]
 
 
 def figures(outcomes: Sequence[Outcomes]) -> tuple[str, str, str]:
@@ -207,6 +214,7 @@ def group_facts(group: Group) -> dict:
         "episodes": group.episodes,
         **result_facts(own),
         "env_steps": [run.summary["env_steps"] for run in group.runs],
+        "steps_to_90": steps_to_90(group),
         "wall_s": [run.summary["wall_s"] for run in group.runs],
         **{policy: result_facts(outcomes) if outcomes else None for policy, outcomes in known.items()},
     }

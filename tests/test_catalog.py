@@ -1,11 +1,13 @@
-"""The catalogue says what the encoders themselves say, loads no weights, and does not fall over one of them."""
+"""The catalogue says what the encoders and tasks themselves say, loads no weights, and does not fall over one of them."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from robo_repr.core import config
 from robo_repr.encoders import load_encoder, registry
@@ -135,6 +137,89 @@ def test_unknown_groups(capsys):
     assert "Did you mean group=encoders" in capsys.readouterr().err
     assert catalog.main([]) == 2
     assert "encoders" in capsys.readouterr().err
+
+
+def test_encoders_are_listed_without_a_simulator(configs, monkeypatch):
+    for name in ("mujoco", "envs"):
+        monkeypatch.setitem(sys.modules, name, None)  # its import fails
+    assert catalog.main(["encoders"]) == 0
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------------------------------
+def test_tasks_are_as_their_worlds_are(capsys):
+    from envs import make_env
+    from envs.registry import TASKS
+
+    assert catalog.main(["tasks", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(found) == list(TASKS)
+    for name, row in found.items():
+        env, privileged = (make_env(name, views=row["cameras"], image_size=8, privileged=privileged) for privileged in (False, True))
+        sizes = [e.single_observation_space["state"].shape[0] for e in (env, privileged)]
+        assert (row["horizon"], row["actions"], [row["state"], row["privileged"]]) == (env.horizon, env.single_action_space.shape[0], sizes)
+        assert row["what"].lower().startswith(name) and row["instructions"] == list(env.task.instructions)
+        assert row["expert"] == ("yes" if hasattr(env.task, "expert") else "no")
+        env.close()
+        privileged.close()
+
+
+def test_a_broken_task_says_so_in_its_row_and_the_others_stay(capsys, monkeypatch):
+    from envs.registry import TASKS
+
+    monkeypatch.setitem(TASKS, "lost", "envs.tasks.nowhere:Lost")
+    assert catalog.main(["tasks"]) == 1
+    out, err = capsys.readouterr()
+    assert "nowhere" in out and "lost" in err and "red ball" in out
+
+
+# --- cameras ------------------------------------------------------------------------------------------------------------------------------
+def test_the_sheet_shows_each_camera_at_each_level(tmp_path, monkeypatch, capsys):
+    import camera_sheet
+
+    monkeypatch.setattr(camera_sheet, "EPISODES", 6)
+    path = tmp_path / "new" / "sheet.png"
+    words = ["task=button", "views=[front, wrist]", "appearance=random", f"out={path}"]
+    assert catalog.main(["cameras", *words]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ["front", "wrist", "L5", "sheet.png"]) and "left" not in printed
+    image = np.asarray(Image.open(path))
+    size, step = camera_sheet.CELL, camera_sheet.CELL + camera_sheet.GAP
+    pictures = image[camera_sheet.TITLE + camera_sheet.HEADER :, camera_sheet.NAMES :]
+    cells = [pictures[step * row :, step * column :][:size, :size] for row in range(2) for column in range(6)]
+    assert path.stat().st_size < 250_000 and all(cell.std() > 10 for cell in cells)
+    assert len({cell.tobytes() for cell in cells}) == 12
+
+
+def test_the_share_of_episodes_is_counted_where_an_object_is_out_of_sight(tmp_path, monkeypatch, capsys):
+    import camera_sheet
+
+    monkeypatch.setattr(camera_sheet, "EPISODES", 6)
+    monkeypatch.setattr(camera_sheet, "seen", lambda env: np.arange(6)[:, None, None] < np.array([[[6, 6], [3, 5]]]))
+    assert catalog.main(["cameras", "--json", "task=push", "views=front,top", f"out={tmp_path / 'x.png'}"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["camera"], row["L0"], row["L5"], row["episodes"]) for row in rows] == [("front", 100, 100, 6), ("top", 50, 50, 6)]
+
+
+@pytest.mark.parametrize(
+    "words, answer",
+    [
+        (["cameras", "task=pusch"], "Did you mean task=push?"),
+        (["cameras", "views=frnt"], "views=front"),
+        (["cameras", "tsk=push"], "Did you mean key=task?"),
+        (["cameras", "appearance=rand"], "appearance=random"),
+        (["cameras", "push"], "key=value"),
+        (["cameras", "out=x.jpg"], ".png"),
+        (["cameras", "views=top", "out=/dev/null/x.png"], "cannot be written"),
+        (["tasks", "task=push"], "takes no settings"),
+    ],
+)
+def test_wrong_words_are_one_paragraph(words, answer, capsys, monkeypatch):
+    import camera_sheet
+
+    monkeypatch.setattr(camera_sheet, "EPISODES", 6)
+    assert catalog.main(words) == 2
+    out, err = capsys.readouterr()
+    assert answer in err and len(err.splitlines()) == 1 and not out
 
 
 @pytest.mark.slow

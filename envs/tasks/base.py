@@ -8,7 +8,7 @@ import torch
 from envs.render import mujoco
 from envs.sim import ThreadsSim
 from envs.tasks.arm import FINGER_TRAVEL, HOME, JOINTS, MAX_STEP, Arm
-from robo_repr.core.errors import unknown
+from robo_repr.core.errors import UserError, unknown
 
 CENTRE = torch.tensor([0.5, 0.0, 0.25], dtype=torch.float64)  # of the workspace; positions in the state are scaled about it
 
@@ -145,18 +145,23 @@ def near(distance: torch.Tensor) -> torch.Tensor:
 def _write_pose(model: mujoco.MjModel, values: dict[str, np.ndarray], name: str, pose: np.ndarray) -> None:
     """Writes what `ArmTask.place` gives for one name into one world's fields."""
     bodies = {model.body(i).name: i for i in range(model.nbody)}
-    joints = {model.joint(i).name: i for i in range(model.njnt)}
-    if name in joints and pose.shape == (1,):
-        values["qpos"][model.jnt_qposadr[joints[name]]] = pose[0]
-        return
-    if name in bodies and pose.shape in ((3,), (7,)):
-        slot, joint = model.body_mocapid[bodies[name]], model.body_jntadr[bodies[name]]
-        if slot >= 0:
-            values["mocap_pos"][slot] = pose[:3]
-            values["mocap_quat"][slot] = pose[3:] if len(pose) == 7 else values["mocap_quat"][slot]
-            return
-        if joint >= 0 and model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE:
-            address = model.jnt_qposadr[joint]
-            values["qpos"][address : address + len(pose)] = pose
-            return
-    raise unknown("place", name, [*joints, *bodies])
+    joints = {model.joint(i).name: i for i in range(model.njnt) if model.jnt_type[i] != mujoco.mjtJoint.mjJNT_FREE}
+    body, joint = bodies.get(name, 0), joints.get(name, -1)
+    free = model.body_jntadr[body] if model.body_dofnum[body] == 6 else -1
+    if joint >= 0 and pose.shape == (1,):
+        values["qpos"][model.jnt_qposadr[joint]] = pose[0]
+    elif model.body_mocapid[body] >= 0 and pose.shape in ((3,), (7,)):
+        slot = model.body_mocapid[body]
+        values["mocap_pos"][slot] = pose[:3]
+        values["mocap_quat"][slot] = pose[3:] if len(pose) == 7 else values["mocap_quat"][slot]
+    elif free >= 0 and pose.shape in ((3,), (7,)):
+        address = model.jnt_qposadr[free]
+        values["qpos"][address : address + len(pose)] = pose
+    elif name in joints or model.body_mocapid[body] >= 0 or free >= 0:
+        raise UserError(
+            f"place gives {pose.shape} numbers for {name}. A mocap or free body takes its position (3,), or position and quaternion (7,); a "
+            "hinge or slide joint takes one number."
+        )
+    else:
+        movable = [body for body, i in bodies.items() if model.body_mocapid[i] >= 0 or model.body_dofnum[i] == 6]
+        raise unknown("place", name, [*movable, *joints])

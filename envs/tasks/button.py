@@ -46,6 +46,7 @@ class Button(ArmTask):
         return (0.5 * near(distance) + 0.5 * self.pressed(readings)).float()
 
     def success(self, readings):
+        """The button is pressed by more than 15 of its 20 mm."""
         return readings["button_depth"][:, 0] > PRESSED
 
     def expert(self, readings):

@@ -6,9 +6,11 @@ The block's place is not in the state, unless ``privileged``.
 import numpy as np
 import torch
 
+from envs.tasks.arm import FINGER_TRAVEL
 from envs.tasks.base import ArmTask, near, scaled
 
 HALF = 0.022  # of the block's edge, metres
+IN_HAND = 0.03  # from the tool to the block's centre
 HEIGHT = 0.10  # of the block above where it lay
 BLOCK_BOX = np.array([[0.46, -0.12], [0.60, 0.12]])
 
@@ -48,15 +50,20 @@ class Lift(ArmTask):
         """(N,) metres from the tool to the block's centre."""
         return (readings["tool_position"] - readings["block_position"]).norm(dim=1)
 
+    def grasped(self, readings: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(N,) 0 to 1: how far the fingers have closed on the block. Beside it, or shut with nothing between them, 0."""
+        opening = readings["grip"][:, 0]
+        closed = (FINGER_TRAVEL - opening) / (FINGER_TRAVEL - HALF)
+        return torch.where((self.apart(readings) < IN_HAND) & (opening > HALF - 0.003), closed.clamp(0, 1), 0.0)
+
     def reward(self, readings):
-        # Height pays in the hand only: a block that was thrown is not lifted.
-        apart = self.apart(readings)
-        held = (apart < 0.04).double()
-        lifted = (self.height(readings) / HEIGHT).clamp(0, 1)
-        return (0.4 * near(apart) + 0.6 * held * lifted).float()
+        # Height pays in the fingers only: a block that was thrown is not lifted.
+        grasped, lifted = self.grasped(readings), (self.height(readings) / HEIGHT).clamp(0, 1)
+        return (0.25 * near(self.apart(readings)) + 0.15 * grasped + 0.6 * grasped * lifted).float()
 
     def success(self, readings):
-        return (self.height(readings) > 0.8 * HEIGHT) & (self.apart(readings) < 0.04)
+        """The block is in the fingers and more than 8 cm above where it lay."""
+        return (self.height(readings) > 0.8 * HEIGHT) & (self.apart(readings) < IN_HAND)
 
     def expert(self, readings):
         tool, block = readings["tool_position"].numpy(), readings["block_position"].numpy()

@@ -29,7 +29,7 @@ class Push(ArmTask):
         "bring the block to the white spot by pushing it",
         "shove the red block onto the ring",
     )
-    start_box = np.array([[0.32, -0.10, 0.06], [0.36, 0.10, 0.14]])
+    start_box = np.array([[0.32, -0.10, 0.11], [0.36, 0.10, 0.17]])
     hidden_size = 5
     shown = ("block", "spot")
     keep_clear = (0.38, -0.29, 0.76, 0.29)
@@ -54,6 +54,7 @@ class Push(ArmTask):
         return (0.2 * (1 - torch.tanh(5 * (apart - 0.05).clamp(min=0))) + 0.8 * near(self.distance(readings))).float()
 
     def success(self, readings):
+        """The block's centre is within 5 cm of the spot's."""
         return self.distance(readings) < TOLERANCE
 
     def expert(self, readings):

@@ -47,6 +47,7 @@ class Reach(ArmTask):
         return near(self.distance(readings)).float()
 
     def success(self, readings):
+        """The tool is within 5 cm of the ball's centre."""
         return self.distance(readings) < TOLERANCE
 
     def expert(self, readings):

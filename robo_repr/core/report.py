@@ -14,6 +14,7 @@ import yaml
 
 from robo_repr.core.config import flat
 from robo_repr.core.errors import UserError
+from robo_repr.core.metrics import read_metrics
 from robo_repr.core.run import RunDir
 from robo_repr.core.stats import Estimate, difference, holm, mean_over_seeds, wilson
 from robo_repr.core.summary import REFERENCES, command_line, find_evaluation, is_number, policy_name, read_evaluations, read_summary
@@ -61,6 +62,12 @@ class FinishedRun:
     @property
     def seed(self) -> int:
         return self.settings["seed"]
+
+    def steps_to(self, share: float) -> int | None:
+        """Environment steps at its first evaluation in which at least that share of the episodes succeeded; None if there was none."""
+        rows = read_metrics(self.path / "metrics.jsonl") if (self.path / "metrics.jsonl").exists() else []
+        reached = (row["env_steps"] for row in rows if is_number(row.get("eval/success")) and row["eval/success"] >= share)
+        return next(reached, None)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from robo_repr.core.metrics import read_metrics
 from robo_repr.core.run import RunDir
 from robo_repr.core.stats import wilson
 
-REFERENCES = {"random": "random policy", "expert": "expert"}  # agents that learn nothing; as evaluations.jsonl names them
+REFERENCES = {"random": "random policy", "expert": "expert"}  # run beside every agent; as evaluations.jsonl names them
 NUMBERS = ("env_steps", "updates", "wall_s", "success", "return", "episodes", "seed")  # what a finished run's summary must hold
 TEXTS = ("task", "eval_camera")
 
@@ -101,7 +101,7 @@ def print_next(run: Path, overrides: list[str], console: Console) -> None:
 
 def policy_name(agent: str | None) -> str:
     """What the policy of a run with this agent is called in evaluations.jsonl."""
-    return agent if agent in REFERENCES else "trained"
+    return agent if agent in (*REFERENCES, "noisy_expert") else "trained"
 
 
 def find_evaluation(rows: list[dict], policy: str, camera: str | None, episodes: int | None, env_steps: int | None = None) -> dict | None:

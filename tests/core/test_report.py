@@ -294,6 +294,16 @@ def test_references_count_each_seed_once(ask, tmp_path):
     assert "0-2" in line and "2 % [0 to 11]" in line
 
 
+def test_steps_to_ninety_percent_are_those_of_the_first_such_evaluation(ask, tmp_path):
+    """The runs' evaluations rise evenly over their 1000 steps to the final success."""
+    three(tmp_path / "runs", 50, 46, 40)
+    code, out, _ = ask("runs")
+    assert code == 0 and "1000, 1000, -" in out
+    append_row(tmp_path / "runs" / "s0" / "metrics.jsonl", {"env_steps": 1250, "eval/success": 1.0})
+    [group], _ = read_runs([tmp_path / "runs"])
+    assert [run.steps_to(0.7) for run in group.runs] == [750, 1000, 1000] and command.steps_to_90(group) == [1000, 1000, None]
+
+
 def test_report_files(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "draw_groups", draw_groups)
     three(tmp_path / "runs" / "a", 40, 41, 42)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from envs import list_tasks, make_env
+from envs import make_env
 from robo_repr.core.errors import UserError
 
 
@@ -16,26 +16,6 @@ def copy(obs):
 
 def same(a, b):
     return all(torch.equal(a[key], b[key]) for key in a)
-
-
-@pytest.mark.parametrize("task", list_tasks())
-def test_same_seed_same_episodes(build, task):
-    one, two = (build(task, views=["front", "wrist"], appearance="random", seed=5) for _ in range(2))
-    assert same(one.reset()[0], two.reset()[0])
-    for step in range(15):
-        first, second = one.step(actions(one, step)), two.step(actions(two, step))
-        assert same(first[0], second[0]) and torch.equal(first[1], second[1]) and torch.equal(first[3], second[3])
-
-
-@pytest.mark.parametrize("task", list_tasks())
-def test_observations_are_as_declared(build, task):
-    env = build(task, views=["front", "left", "wrist"])
-    obs, _ = env.reset()
-    assert obs["images"].shape == (3, 3, 3, 32, 32) and obs["images"].dtype == torch.uint8
-    assert obs["camera"].shape == (3, 3, 8) and obs["state"].dtype == torch.float32
-    assert env.observation_space.contains({key: value.numpy() for key, value in obs.items()})
-    rewards = torch.stack([env.step(actions(env, step))[1] for step in range(20)])
-    assert rewards.min() >= 0 and rewards.max() <= 1
 
 
 def test_the_kth_episode_starts_alike_whatever_happened_before(build):
@@ -53,49 +33,18 @@ def test_the_kth_episode_starts_alike_whatever_happened_before(build):
 
     base = starts(actions)
     assert len(base) == 4 and not torch.equal(base[0]["state"], base[1]["state"])
-    for other in (starts(still), starts(actions, appearance="random"), starts(actions, camera="L4")):
-        assert all(torch.equal(a["state"], b["state"]) for a, b in zip(base, other, strict=True))
-    assert all(torch.equal(a["images"], b["images"]) for a, b in zip(base, starts(still), strict=True))
+    assert all(same(a, b) for a, b in zip(base, starts(still), strict=True))
     more_worlds = starts(actions, num_envs=5)
     assert all(torch.equal(a["state"], b["state"][:3]) for a, b in zip(base, more_worlds, strict=True))
 
 
-def test_every_episode_is_the_one_that_runs_alone(build):
-    """The last observation of each of nine episodes, three after another in three worlds, is that of the episode in a single world."""
-
-    def action(episode, step):
-        return np.random.default_rng([episode, step]).uniform(-1, 1, 3)
-
-    settings = {"views": ["front", "wrist"], "camera": "L3", "appearance": "random", "frame_stack": 2, "horizon": 4, "render_threads": 1}
-    ids = [11, 4, 7, 20, 5, 6, 30, 31, 32]
-    env = build(**settings, episode_ids=ids)
-    env.reset()
-    found = {}
-    for step in range(12):
-        running = [episode[1] for episode in env.episodes]
-        info = env.step(np.stack([action(episode, step % 4) for episode in running]))[4]
-        if step % 4 == 3:
-            assert info["_final_obs"].all()
-            found |= {e: ({k: v[w] for k, v in info["final_obs"].items()}, info["episode_return"][w]) for w, e in enumerate(running)}
-    assert list(found) == ids
-    alone = build(**settings, episode_ids=ids[::-1], num_envs=1)
-    alone.reset()
-    for episode in ids[::-1]:
-        last, total = found[episode]
-        for step in range(4):
-            info = alone.step(action(episode, step)[None])[4]
-        assert all(torch.equal(last[key], info["final_obs"][key][0]) for key in last)
-        assert torch.isclose(total, info["episode_return"][0], atol=1e-6)
-    assert not torch.equal(found[11][0]["state"], found[4][0]["state"])
-
-
-def test_what_is_seen_leaves_the_physics_untouched(build):
-    """Named streams: cameras, looks, views and quality take nothing from the start states and change no bit of what follows."""
+def test_how_pictures_are_drawn_leaves_the_physics_untouched(build):
+    """Not one bit changes with quality and frame stack; for cameras, looks and views see test_tasks.py."""
 
     def course(**settings):
         env = build(
             **{
-                "views": ["wrist", "left"],
+                "views": [],
                 "privileged": True,
                 "num_envs": 2,
                 "horizon": 4,
@@ -111,16 +60,8 @@ def test_what_is_seen_leaves_the_physics_untouched(build):
         return torch.cat([state.flatten() for state in states])
 
     base = course()
-    variants = (
-        {"camera": "L5"},
-        {"appearance": "random"},
-        {"views": ["wrist", "left"]},
-        {"views": []},
-        {"quality": "full"},
-        {"frame_stack": 3},
-    )
-    for variant in variants:
-        assert torch.equal(course(**variant), base), variant
+    for variant in ({"quality": "full"}, {"frame_stack": 3}):
+        assert torch.equal(course(views=["wrist", "left"], **variant), base), variant
     assert not torch.isclose(course(seed=1), base).all()
 
 
@@ -211,16 +152,6 @@ def test_success_asks_for_ten_steps_in_a_row(build):
     assert info["success"].all() and (info["episode_length"] == 60).all()
 
 
-def test_the_expert_succeeds_and_doing_nothing_does_not():
-    env = make_env("reach", num_envs=100, views=[], episode_ids=range(1000, 1100))
-    for policy, low, high in ((env.expert_actions, 0.97, 1.0), (lambda: np.zeros((100, 3)), 0.0, 0.05)):
-        env.reset(seed=0)
-        for _ in range(env.horizon):
-            info = env.step(policy())[4]
-        assert low <= info["success"].float().mean() <= high
-    env.close()
-
-
 def test_start_geometry():
     env = make_env("reach", num_envs=200, views=[], privileged=True)
     obs, _ = env.reset()
@@ -230,27 +161,6 @@ def test_start_geometry():
     span = ball.max(dim=0).values - ball.min(dim=0).values
     assert (span > torch.tensor([0.26, 0.28, 0.24])).all() and (span <= torch.tensor([0.28, 0.30, 0.26]) + 1e-4).all()
     env.close()
-
-
-def test_only_privileged_state_knows_the_ball(build):
-    """With equal arms and different balls, the state differs in its last three numbers or not at all."""
-    env = build(views=[], privileged=True)
-    env.reset()
-    env._sim._batch.bind("mocap_pos")[:] += 0.1
-    before = env.observation()["state"].clone()
-    env._sim.forward(np.arange(3))
-    env._readings = env._sim.readings()
-    changed = (env.observation()["state"] - before).abs()
-    assert (changed[:, :13] == 0).all() and (changed[:, 13:] > 0).all()
-
-
-def test_sparse_reward_is_the_condition(build):
-    env = build(views=[], reward="sparse", horizon=40)
-    env.reset()
-    for _ in range(40):
-        _, reward, _, _, info = env.step(env.expert_actions())
-        assert torch.equal(reward, info["success_end"].float())
-    assert reward.all()
 
 
 def test_actions_are_checked(build):

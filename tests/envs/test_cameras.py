@@ -7,6 +7,7 @@ from envs import cameras, sample_views
 from envs.registry import task_class
 from robo_repr.core.errors import UserError
 
+VIEWS = ["front", "left", "right", "top", "wrist"]
 angle = st.floats(-3, 3)
 unit = (
     st.lists(st.floats(-1, 1), min_size=4, max_size=4)
@@ -19,7 +20,7 @@ point = st.lists(st.floats(-5, 5), min_size=3, max_size=3).map(np.array)
 
 @pytest.fixture(scope="module")
 def nominal():
-    return {c.name: c for c in cameras.nominal_cameras(task_class("reach").spec().compile(), ["front", "left", "wrist"])}
+    return {c.name: c for c in cameras.nominal_cameras(task_class("reach").spec().compile(), VIEWS)}
 
 
 def neutral(**changes):
@@ -57,7 +58,7 @@ def test_a_parent_pose_and_its_inverse_give_the_local_pose_back(turn, place, loc
     assert np.allclose(world[:3], place + rotation(turn) @ local_place)
 
 
-@pytest.mark.parametrize("view", ["front", "left", "wrist"])
+@pytest.mark.parametrize("view", VIEWS)
 @settings(max_examples=25)
 @given(st.floats(-75, 75), st.floats(-20, 20), st.floats(0.7, 2), st.floats(-20, 20))
 def test_roll_turns_about_the_view_axis_and_changes_nothing_else(nominal, view, azimuth, elevation, distance, roll):
@@ -112,7 +113,7 @@ def test_a_pose_depends_on_seed_episode_and_camera_and_not_on_its_batch(nominal,
     assert (poses[:, 0, 7] - views[0].pose[7] != poses[:, 1, 7] - views[1].pose[7]).all()
 
 
-@pytest.mark.parametrize("view", ["front", "left", "wrist"])
+@pytest.mark.parametrize("view", VIEWS)
 def test_no_deviation_is_the_nominal_pose(nominal, view):
     assert np.allclose(cameras.apply_factors(nominal[view], neutral()), nominal[view].pose, atol=1e-6)
 
@@ -131,6 +132,17 @@ def test_outside_cameras_look_at_the_shifted_point(nominal, azimuth, elevation, 
     found = np.linalg.norm(target - pose[:3])
     assert np.allclose(pose[:3] + found * forward, target, atol=1e-6)
     assert np.isclose(found, distance * np.linalg.norm(camera.pose[:3] - camera.look_at))
+
+
+def test_a_steep_camera_passes_over_the_pole_without_a_jump(nominal):
+    """The top camera's elevation is as wide upwards as downwards; a picture that flipped would turn by 180 degrees at once."""
+    camera = nominal["top"]
+    poses = np.array([cameras.apply_factors(camera, neutral(elevation=angle)) for angle in range(-45, 46)])
+    assert poses[0, 0] > camera.look_at[0] > poses[-1, 0]  # at 105 degrees of elevation it is on the other side
+    turns = [2 * np.degrees(np.arccos(min(1, abs(a @ b)))) for a, b in zip(poses[:-1, 3:7], poses[1:, 3:7], strict=True)]
+    assert np.allclose(turns, 1, atol=1e-3)
+    forward = -cameras.quaternion_to_matrix(poses[:, 3:7])[:, :, 2]
+    assert np.allclose(poses[:, :3] + 1.1 * forward, camera.look_at, atol=1e-5)
 
 
 def test_single_factors_do_what_they_say(nominal):
