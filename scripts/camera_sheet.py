@@ -55,5 +55,6 @@ def draw_sheet(path: Path, task: str, views: list[str], appearance: str) -> dict
             image.paste(Image.fromarray(pictures[row]).reduce(2), (left, top))
             if not complete[column, row]:
                 draw.rectangle((left, top, left + CELL - 1, top + CELL - 1), outline=UNSEEN, width=2)
-    image.save(path, optimize=True)
+    # A palette makes a third of the file. This one keeps rare colours too, such as the object's.
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     return shares

@@ -59,7 +59,7 @@ def encoders() -> Iterator[dict]:
 
 
 def tasks() -> Iterator[dict]:
-    """One section with one row per task, from the easiest on. Nothing is simulated or drawn."""
+    """One section with one row per task. Nothing is simulated or drawn."""
     from envs.checks import compile_task
     from envs.registry import DEFAULT_VIEWS, TASKS, task_class
 

@@ -159,8 +159,8 @@ def _write_pose(model: mujoco.MjModel, values: dict[str, np.ndarray], name: str,
         values["qpos"][address : address + len(pose)] = pose
     elif name in joints or model.body_mocapid[body] >= 0 or free >= 0:
         raise UserError(
-            f"place gives {pose.shape} numbers for {name}. A mocap or free body takes its position (3,), or position and quaternion (7,); a "
-            "hinge or slide joint takes one number."
+            f"place gives an array {pose.shape} for {name}. A mocap or free body takes its position (3,), or position and quaternion (7,); "
+            "a hinge or slide joint takes one number."
         )
     else:
         movable = [body for body, i in bodies.items() if model.body_mocapid[i] >= 0 or model.body_dofnum[i] == 6]

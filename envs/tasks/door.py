@@ -1,0 +1,26 @@
+"""Door: open a low cabinet's hinged door by a red handle.
+
+Neither the cabinet's place nor how far the door is open is in the state, unless ``privileged``.
+"""
+
+import numpy as np
+
+from envs.tasks.drawer import Drawer
+
+
+class Door(Drawer):
+    """See the module. All but the cabinet is as with the drawer."""
+
+    name = "door"
+    instructions = (
+        "open the door",
+        "open the cabinet by its red handle",
+        "swing the cabinet door open",
+        "hook the red handle and pull the door open",
+        "pull the door of the cabinet",
+        "turn the door on its hinge until it stands open",
+    )
+    start_box = np.array([[0.40, -0.10, 0.18], [0.48, 0.06, 0.24]])
+    keep_clear = (0.15, -0.21, 0.68, 0.29)
+    wholly = np.pi / 3
+    cabinet_box = np.array([[0.36, -0.06, 0.0], [0.42, 0.10, 0.0]])
