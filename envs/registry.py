@@ -118,7 +118,7 @@ def make_env(
         appearance: ``"plain"``, or ``"random"``: table, floor, light and three distractors change with every episode.
         quality: ``"fast"``, or ``"full"``: shadows, reflections and antialiasing as MuJoCo draws them by default.
         image_size: height and width of the pictures in pixels.
-        privileged: adds the task's hidden quantities (the ball's position) to the state.
+        privileged: adds the task's hidden quantities (such as the ball's position) to the state.
         reward: ``"dense"``, or ``"sparse"``: 1 while the success condition holds, else 0.
         frame_stack: F > 1 gives the last F pictures per view.
         sim: the engine; ``"threads"`` steps worlds on CPU threads.

@@ -2,6 +2,7 @@
 
 encoders  what each is, its source, the licence of its weights, its sizes, and the weights on this machine or the way to them
 tasks     what is to be done, when it counts as done, the sizes of actions and state, the start, the reward, instructions, cameras
+          [out=FILE.png] also draws the experts at work
 cameras   draws what a task's cameras see at every level, and tells how often they see all that matters
           [task=push] [views=front,top] [appearance=random] [out=FILE.png]; default: reach, all of its cameras, plain,
           camera_sheets/TASK.png
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -58,11 +60,16 @@ def encoders() -> Iterator[dict]:
         yield {**section, "rows": rows}
 
 
-def tasks() -> Iterator[dict]:
-    """One section with one row per task. Nothing is simulated or drawn."""
+def tasks(out: str | None = None) -> Iterator[dict]:
+    """One section with one row per task. Nothing is simulated or drawn, unless the experts are to be shown at work."""
     from envs.checks import compile_task
     from envs.registry import DEFAULT_VIEWS, TASKS, task_class
 
+    if out is not None:
+        from sheets import draw_tasks
+
+        with _picture(out) as path:
+            draw_tasks(path, list(TASKS))
     for name in TASKS:
         try:
             cls = task_class(name)
@@ -95,7 +102,7 @@ def tasks() -> Iterator[dict]:
 
 def cameras(task: str = "reach", views: str | None = None, appearance: str = "plain", out: str | None = None) -> Iterator[dict]:
     """One section with a row per camera; writes the picture."""
-    from camera_sheet import EPISODES, MIN_PIXELS, SIZE, draw_sheet
+    from sheets import EPISODES, MIN_PIXELS, SIZE, draw_sheet
 
     from envs.cameras import nominal_cameras
     from envs.checks import compile_task
@@ -104,13 +111,8 @@ def cameras(task: str = "reach", views: str | None = None, appearance: str = "pl
     model = compile_task(task_class(task))
     names = [name.strip() for name in views.strip("[]").split(",")] if views else [model.camera(i).name for i in range(model.ncam)]
     nominal_cameras(model, names)  # refuses unknown ones
-    path = Path(f"camera_sheets/{task}.png" if out is None else out)
-    if path.suffix != ".png" or path.is_dir():
-        raise UserError(f"out={out} is no name of a picture to write. Write the path of a file that ends in .png, such as out=push.png.")
-    try:
+    with _picture(f"camera_sheets/{task}.png" if out is None else out) as path:
         shares = draw_sheet(path, task, names, appearance)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}). Choose another place with out=FILE.png.") from error
     rows = [{"camera": name, **{level: round(100 * float(share[i])) for level, share in shares.items()}} for i, name in enumerate(names)]
     yield {
         "name": task,
@@ -156,6 +158,7 @@ GROUPS = {
         "horizon: steps of 50 ms; actions: 3 move the tool, a fourth the fingers; state: how many numbers the robot knows of itself, and "
         "how many with privileged=true; expert: whether there is a scripted one (agent=expert); to be seen: the geoms that tell what is to "
         "be done. Success has to hold through an episode's last 10 steps.",
+        keys=("out",),
         facts_between="\n",
     ),
     "cameras": Group(
@@ -235,6 +238,18 @@ def show(sections: list[dict], group: Group) -> None:
                 indented(Text(f"{_text(row.get(group.columns[0]))}: broken: {row['error']}", "bold red"))
         console.print()
     console.print(Text(group.legend, "dim"))
+
+
+@contextmanager
+def _picture(out: str) -> Iterator[Path]:
+    """The path of a picture to write; one that cannot be written is a `UserError`."""
+    path = Path(out)
+    if path.suffix != ".png" or path.is_dir():
+        raise UserError(f"out={out} is no name of a picture to write. Write the path of a file that ends in .png, such as out=push.png.")
+    try:
+        yield path
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}). Choose another place with out=FILE.png.") from error
 
 
 def _first_line(docstring: str | None) -> str | None:

@@ -174,27 +174,27 @@ def test_a_broken_task_says_so_in_its_row_and_the_others_stay(capsys, monkeypatc
 
 # --- cameras ------------------------------------------------------------------------------------------------------------------------------
 def test_the_sheet_shows_each_camera_at_each_level(tmp_path, monkeypatch, capsys):
-    import camera_sheet
+    import sheets
 
-    monkeypatch.setattr(camera_sheet, "EPISODES", 6)
+    monkeypatch.setattr(sheets, "EPISODES", 6)
     path = tmp_path / "new" / "sheet.png"
     words = ["task=button", "views=[front, wrist]", "appearance=random", f"out={path}"]
     assert catalog.main(["cameras", *words]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ["front", "wrist", "L5", "sheet.png"]) and "left" not in printed
     image = np.asarray(Image.open(path))
-    size, step = camera_sheet.CELL, camera_sheet.CELL + camera_sheet.GAP
-    pictures = image[camera_sheet.TITLE + camera_sheet.HEADER :, camera_sheet.NAMES :]
+    size, step = sheets.CELL, sheets.CELL + sheets.GAP
+    pictures = image[sheets.TITLE + sheets.HEADER :, sheets.NAMES :]
     cells = [pictures[step * row :, step * column :][:size, :size] for row in range(2) for column in range(6)]
     assert path.stat().st_size < 250_000 and all(cell.std() > 10 for cell in cells)
     assert len({cell.tobytes() for cell in cells}) == 12
 
 
 def test_the_share_of_episodes_is_counted_where_an_object_is_out_of_sight(tmp_path, monkeypatch, capsys):
-    import camera_sheet
+    import sheets
 
-    monkeypatch.setattr(camera_sheet, "EPISODES", 6)
-    monkeypatch.setattr(camera_sheet, "seen", lambda env: np.arange(6)[:, None, None] < np.array([[[6, 6], [3, 5]]]))
+    monkeypatch.setattr(sheets, "EPISODES", 6)
+    monkeypatch.setattr(sheets, "seen", lambda env: np.arange(6)[:, None, None] < np.array([[[6, 6], [3, 5]]]))
     assert catalog.main(["cameras", "--json", "task=push", "views=front,top", f"out={tmp_path / 'x.png'}"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["camera"], row["L0"], row["L5"], row["episodes"]) for row in rows] == [("front", 100, 100, 6), ("top", 50, 50, 6)]
@@ -210,13 +210,14 @@ def test_the_share_of_episodes_is_counted_where_an_object_is_out_of_sight(tmp_pa
         (["cameras", "push"], "key=value"),
         (["cameras", "out=x.jpg"], ".png"),
         (["cameras", "views=top", "out=/dev/null/x.png"], "cannot be written"),
-        (["tasks", "task=push"], "takes no settings"),
+        (["tasks", "task=push"], "key=task is not known"),
+        (["encoders", "task=push"], "takes no settings"),
     ],
 )
 def test_wrong_words_are_one_paragraph(words, answer, capsys, monkeypatch):
-    import camera_sheet
+    import sheets
 
-    monkeypatch.setattr(camera_sheet, "EPISODES", 6)
+    monkeypatch.setattr(sheets, "EPISODES", 6)
     assert catalog.main(words) == 2
     out, err = capsys.readouterr()
     assert answer in err and len(err.splitlines()) == 1 and not out
@@ -227,3 +228,19 @@ def test_no_encoder_of_the_suite_is_broken(capsys):
     assert catalog.main(["encoders", "--json"]) == 0, capsys.readouterr().out
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == set(config.config_names("encoder")) and all(row["what"] and row["source"] for row in rows)
+
+
+def test_the_experts_are_drawn_at_work(tmp_path, monkeypatch, capsys):
+    """A row per task, whose pictures change while its expert works; what stands still is the scene."""
+    import sheets
+
+    monkeypatch.setattr(sheets, "STEPS", (0, 9))
+    path = tmp_path / "deep" / "tasks.png"
+    assert catalog.main(["tasks", f"out={path}", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    step, top = sheets.CELL + sheets.GAP, sheets.TITLE + sheets.HEADER
+    assert image.shape == (top + step * len(names), sheets.NAMES + 2 * step, 3)
+    for row in range(len(names)):
+        before, after = (image[top + row * step :, sheets.NAMES + column * step :][: sheets.CELL, : sheets.CELL] for column in range(2))
+        assert 0.02 < (np.abs(before - after).max(axis=2) > 30).mean() < 0.5

@@ -151,6 +151,7 @@ SMALL_AGENTS = {
     "ppo": ["agent.net=[8]", "agent.n_steps=4", "agent.batch_size=4"],
     "random": [],
     "expert": [],
+    "noisy_expert": [],
 }
 
 

@@ -92,7 +92,7 @@ class RLConfig:
     appearance: str = key("plain", "random: table, floor, light and distractors change per episode", options=("plain", "random"))
     quality: str = key("fast", "full: shadows, reflections and antialiasing, many times slower", options=("fast", "full"))
     image_size: int = key(84, "height and width of the pictures in pixels", low=8)
-    privileged: bool = key(False, "adds what only the simulator knows (the ball's place) to the state")
+    privileged: bool = key(False, "adds what only the simulator knows (where the objects are) to the state")
     reward: str = key("dense", "dense or sparse", options=("dense", "sparse"))
     horizon: int | None = key(None, "steps per episode; null = the task's own", low=1)
     frame_stack: int | None = key(None, "pictures per view that the policy sees; null = as many as the encoder takes", low=1)

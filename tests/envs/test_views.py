@@ -10,7 +10,7 @@ from envs import list_tasks
 from envs.appearance import CLUTTER
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from camera_sheet import seen  # noqa: E402
+from sheets import seen  # noqa: E402
 
 OUTSIDE = ["front", "left", "right", "top"]
 EPISODES = list(range(20))
