@@ -10,7 +10,7 @@ from envs.tasks.base import ArmTask, near, scaled
 
 TRAVEL = 0.02  # metres
 PRESSED = 0.015
-BUTTON_BOX = np.array([[0.46, -0.16, 0.0], [0.62, 0.16, 0.0]])
+BUTTON_BOX = np.array([[0.44, -0.20, 0.0], [0.65, 0.20, 0.0]])
 
 
 class Button(ArmTask):
@@ -29,7 +29,7 @@ class Button(ArmTask):
     start_box = np.array([[0.38, -0.10, 0.28], [0.48, 0.10, 0.36]])  # nearer to the robot than the button, which it would hide from above
     hidden_size = 4
     shown = ("button",)
-    keep_clear = (0.39, -0.23, 0.69, 0.23)
+    keep_clear = (0.38, -0.26, 0.71, 0.26)
 
     def place(self, generator, tool):
         return {"button_base": generator.uniform(*BUTTON_BOX)}

@@ -20,7 +20,6 @@ class Door(Drawer):
         "pull the door of the cabinet",
         "turn the door on its hinge until it stands open",
     )
-    start_box = np.array([[0.40, -0.10, 0.18], [0.48, 0.06, 0.24]])
     keep_clear = (0.15, -0.21, 0.68, 0.29)
     wholly = np.pi / 3
-    cabinet_box = np.array([[0.36, -0.06, 0.0], [0.42, 0.10, 0.0]])
+    cabinet_box = np.array([[0.33, -0.13, 0.0], [0.43, 0.16, 0.0]])

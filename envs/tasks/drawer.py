@@ -8,7 +8,7 @@ import torch
 
 from envs.tasks.base import ArmTask, near, scaled
 
-TURN = 0.15  # radians, at most, that the cabinet is turned to either side
+TURN = 0.35  # radians, at most, that the cabinet is turned to either side
 ENOUGH = 0.75  # of the way to wholly open
 
 
@@ -25,17 +25,17 @@ class Drawer(ArmTask):
     instructions = (
         "open the drawer",
         "pull the drawer open by its red handle",
-        "grab the red handle and pull",
+        "reach behind the red handle and pull",
         "slide the drawer out of the cabinet",
         "hook the handle and draw it towards the front",
         "pull out the drawer",
     )
-    start_box = np.array([[0.40, -0.08, 0.18], [0.48, 0.08, 0.24]])
+    start_box = np.array([[0.33, -0.10, 0.18], [0.38, 0.10, 0.24]])  # above the cabinet, so that going straight down hooks nothing
     hidden_size = 5
     shown = ("handle",)
     keep_clear = (0.12, -0.23, 0.69, 0.23)
     wholly = 0.16
-    cabinet_box = np.array([[0.36, -0.08, 0.0], [0.42, 0.08, 0.0]])
+    cabinet_box = np.array([[0.33, -0.18, 0.0], [0.43, 0.18, 0.0]])
 
     def place(self, generator, tool):
         turn = generator.uniform(-TURN, TURN)

@@ -8,12 +8,12 @@ import torch
 
 from envs.tasks.base import ArmTask, near, scaled
 
-TOLERANCE = 0.05  # metres from the block's centre to the spot's
+TOLERANCE = 0.04  # metres from the block's centre to the spot's
 HALF = 0.03  # of the block's edge
 LOW = 0.035  # height of the tool that pushes
-BLOCK_BOX = np.array([[0.44, -0.12], [0.52, 0.12]])
+BLOCK_BOX = np.array([[0.44, -0.12], [0.54, 0.12]])
 DISTANCE = (0.10, 0.18)  # metres that the block has to go
-DIRECTION = 0.6  # radians, at most, to either side of straight ahead
+DIRECTION = 0.9  # radians, at most, to either side of straight ahead
 
 
 class Push(ArmTask):
@@ -54,7 +54,7 @@ class Push(ArmTask):
         return (0.2 * (1 - torch.tanh(5 * (apart - 0.05).clamp(min=0))) + 0.8 * near(self.distance(readings))).float()
 
     def success(self, readings):
-        """The block's centre is within 5 cm of the spot's."""
+        """The block's centre is within 4 cm of the spot's."""
         return self.distance(readings) < TOLERANCE
 
     def expert(self, readings):
