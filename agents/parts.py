@@ -10,7 +10,7 @@ import yaml
 from agents.embed import EmbedEnv
 from envs import make_env
 from envs.cameras import check_level
-from envs.registry import check_views
+from envs.checks import check_views
 from robo_repr.core.config import RLConfig, build
 from robo_repr.core.errors import UserError
 from robo_repr.core.run import RunDir

@@ -18,7 +18,7 @@ from agents.evaluate import Evaluation, Interrupted, evaluate, evaluation_env
 from agents.film import record_film
 from agents.parts import Parts, build_parts, choose_device, env_settings, needs_pictures
 from agents.progress import TrainingProgress
-from envs.registry import check_views
+from envs.checks import check_views, has_expert
 from robo_repr.core.checkpoint import load_state, save_state
 from robo_repr.core.config import RLConfig, run_name
 from robo_repr.core.curves import draw_curve
@@ -216,7 +216,7 @@ class Training:
                 continue
             began = time.perf_counter()
             with evaluation_env(cfg.eval_episodes, **env_settings(cfg, cfg.eval_camera, False)) as env:
-                if name == "expert" and not hasattr(env.task, "expert"):
+                if name == "expert" and not has_expert(env.task):
                     continue
                 policy = RandomPolicy(env.task.action_dim(), cfg.seed) if name == "random" else ExpertPolicy(env)
                 self._note_evaluation(name, evaluate(env, policy, cfg.eval_episodes, self._stops))

@@ -11,7 +11,7 @@ APPEARANCES = ("plain", "random")
 BACKGROUND = ("table", "floor", "table_leg")
 CLUTTER = ("clutter_0", "clutter_1", "clutter_2")
 AREA = np.array([[0.3, -0.35], [0.75, 0.35]])  # where distractors stand, metres
-WIDE_AREA = np.array([[0.20, -0.42], [0.83, 0.42]])  # the same around a rectangle that is kept clear: nearly the whole table
+WIDE_AREA = np.array([[0.20, -0.47], [0.83, 0.47]])  # the same around a rectangle that is kept clear: nearly the whole table
 _SHAPES = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CYLINDER)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,13 +14,14 @@ from gymnasium.vector.utils import batch_space
 
 from envs.appearance import sample_look
 from envs.cameras import nominal_cameras, sample_poses, to_world
-from envs.checks import Readings, check_expert, check_memory, check_outputs, compile_task
+from envs.checks import Readings, check_expert, check_memory, check_outputs, check_views, check_whole, compile_task
 from envs.sim import ThreadsSim
 from envs.tasks.base import ArmTask
 from robo_repr.core.errors import Failure, UserError, check_range
 from robo_repr.core.seeding import rng
 
 REWARDS = ("dense", "sparse")
+MAX_SIZE = 1280  # pixels of a picture's edge
 REWARD_ROUNDING = 1e-6  # how far beyond a task's `reward_range` a reward may be
 HOLD = 10  # steps in a row that the success condition must hold, up to an episode's last step (MVP's rule)
 
@@ -48,7 +50,8 @@ class BatchEnv(VectorEnv):
     the other worlds did before.
 
     Raises (reset, step):
-        UserError: the task reads a sensor that its model lacks, or gives results of another shape than it should.
+        UserError: the task reads a sensor that its model lacks, gives results of another shape than it should, or starts with the tool
+            out of the arm's reach; no such seed is possible.
         Failure: a start state that MuJoCo warns of; a sensor, observation or reward of the task that is not finite; a reward outside the
             task's ``reward_range``; pictures that cannot be drawn. It names the step (calls of `step` are counted as `warnings` are), the
             world, its episode and the term. The environment should be closed then.
@@ -126,16 +129,17 @@ class BatchEnv(VectorEnv):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Begins an episode in every world. With a seed the episodes are counted from the start again; without, the next ones begin."""
         if seed is not None:
-            self.seed = seed
+            check_whole("seed", seed, 0)
+            self.seed = int(seed)
         first, everyone = not self._begun, np.arange(self.num_envs)
         if seed is not None or first:
             self._counts[:] = 0
         else:
             self._counts += 1
-        self._begun = True
         self._start(everyone)
         if first:
             check_outputs(self.task, self._readings, self.privileged)
+        self._begun = True
         self._draw(everyone, fresh=True)
         return self.observation(), {}
 
@@ -145,6 +149,7 @@ class BatchEnv(VectorEnv):
 
     def step(self, actions: np.ndarray | torch.Tensor) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor, dict]:
         """One control step of every world; see the class."""
+        self._require_begun("step")
         actions = self._checked(actions)
         began = time.perf_counter()
         self._calls += 1
@@ -189,7 +194,9 @@ class BatchEnv(VectorEnv):
 
         Raises:
             UserError: the task has no expert, or no such noise is possible.
+            RuntimeError: no episode has begun.
         """
+        self._require_begun("expert_actions")
         check_expert(self.task)
         check_range("noise", noise, 0, 10, "standard deviation of the expert's action noise")
         actions = self.task.expert(self._readings)
@@ -201,30 +208,41 @@ class BatchEnv(VectorEnv):
         ]
         return np.clip(actions + noise * np.stack(draws), -1, 1).astype(np.float32)
 
-    def render_at(self, size: int, worlds: list[int] | None = None, views: list[str] | None = None) -> np.ndarray:
+    def render_at(self, size: int, worlds: Sequence[int] | None = None, views: Sequence[str] | str | None = None) -> np.ndarray:
         """The current states drawn anew, (n, V, size, size, 3) uint8, as for a film.
 
         Args:
             size: height and width in pixels, at most 1280.
             worlds: which worlds; default all.
             views: which cameras, also ones that are not observed (these stand at their nominal pose); default the observed ones.
+
+        Raises:
+            UserError: no such size, world or camera is there.
+            RuntimeError: no episode has begun.
         """
+        self._require_begun("render_at")
         return self._drawn(size, worlds, views, segment=False)
 
-    def segment_at(self, size: int, worlds: list[int] | None = None, views: list[str] | None = None) -> np.ndarray:
+    def segment_at(self, size: int, worlds: Sequence[int] | None = None, views: Sequence[str] | str | None = None) -> np.ndarray:
         """The geom that each pixel of `render_at` shows, (n, V, size, size) int32: its id in the model, -1 where there is none."""
+        self._require_begun("segment_at")
         return self._drawn(size, worlds, views, segment=True)
 
-    def _drawn(self, size: int, worlds: list[int] | None, views: list[str] | None, segment: bool) -> np.ndarray:
+    def _drawn(self, size: int, worlds: Sequence[int] | None, views: Sequence[str] | str | None, segment: bool) -> np.ndarray:
+        check_whole("size", size, 1, MAX_SIZE)
         ids = np.arange(self.num_envs) if worlds is None else np.asarray(worlds)
+        if ids.shape == (0,):
+            ids = ids.astype(int)  # numpy takes an empty list for floats
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or ((ids < 0) | (ids >= self.num_envs)).any():
+            raise UserError(f"worlds={worlds!r} is not possible. Give a list of whole numbers from 0 to {self.num_envs - 1}.")
         if views is None:
             cameras, poses = self._cameras, self._poses
         else:
-            cameras = nominal_cameras(self._model, views)
+            cameras = nominal_cameras(self._model, check_views(views))
             observed = {camera.name: column for column, camera in enumerate(self._cameras)}
-            poses = np.stack(
-                [self._poses[:, observed[c.name]] if c.name in observed else np.tile(c.pose, (self.num_envs, 1)) for c in cameras], axis=1
-            )
+            poses = np.empty((self.num_envs, len(cameras), 8))
+            for column, camera in enumerate(cameras):
+                poses[:, column] = self._poses[:, observed[camera.name]] if camera.name in observed else camera.pose
         world_poses = self._world_poses(cameras, poses)[ids]
         return self._sim.render(world_poses, ids, [self._looks[i] for i in ids], size, segment)
 
@@ -232,6 +250,7 @@ class BatchEnv(VectorEnv):
         """Everything a later step depends on; with `load_state_dict` the worlds go on bit by bit as if nothing had happened."""
         return {
             "sim": self._sim.get_state(),
+            "task_name": self.task.name,
             "task": self.task.state_dict(),
             "seed": self.seed,
             "counts": self._counts.copy(),
@@ -248,9 +267,12 @@ class BatchEnv(VectorEnv):
         """Restores a `state_dict` of an environment with the same settings.
 
         Raises:
-            UserError: the snapshot is of another number of worlds, views or picture size.
+            UserError: the snapshot is of another task, number of worlds, views or picture size.
             Failure: it holds numbers that are not finite.
         """
+        name = state.get("task_name", self.task.name)  # older snapshots do not tell
+        if name != self.task.name:
+            raise UserError(f"The snapshot is of task={name}, this environment of task={self.task.name}. Build it with task={name}.")
         found, expected = tuple(state["frames"].shape), tuple(self._frames.shape)
         if found != expected or state["sim"].shape != self._sim.get_state().shape:
             raise UserError(
@@ -269,7 +291,8 @@ class BatchEnv(VectorEnv):
         self._begun = True
 
     def observation(self) -> dict[str, torch.Tensor]:
-        """The current observation, as the last reset or step returned it."""
+        """The current observation, as the last reset or step returned it; a RuntimeError before the first reset."""
+        self._require_begun("observation")
         frames = self._frames[:, :, 0] if self.frame_stack == 1 else self._frames
         camera = self._world_poses(self._cameras, self._poses).astype(np.float32)
         state = self.task.observe(self._readings, self.privileged)
@@ -333,6 +356,10 @@ class BatchEnv(VectorEnv):
                 "unstable model."
             )
 
+    def _require_begun(self, call: str) -> None:
+        if not self._begun:
+            raise RuntimeError(f"{call}() before reset(): call env.reset() once first.")
+
     def _place(self, world: int) -> str:
         return f"Step {self._calls}, world {world}, episode {'/'.join(map(str, self._episode(world)))}"
 
@@ -367,8 +394,6 @@ class BatchEnv(VectorEnv):
 
     def _checked(self, actions: np.ndarray | torch.Tensor) -> np.ndarray:
         """The actions as float64 (N, A); refuses other shapes, values outside [-1, 1] and NaN."""
-        if not self._begun:
-            raise RuntimeError("step() before reset(): call env.reset() once first.")
         actions = actions.detach().cpu().numpy() if isinstance(actions, torch.Tensor) else np.asarray(actions)
         expected = (self.num_envs, self.task.action_dim())
         if actions.shape != expected:

@@ -35,6 +35,7 @@ class GymEnv(gymnasium.Env):
 
     Raises (step, render):
         gymnasium.error.ResetNeeded: no episode runs.
+        ValueError: an action of another shape, or with a number outside [-1, 1].
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": BatchEnv.metadata["render_fps"]}
@@ -52,15 +53,20 @@ class GymEnv(gymnasium.Env):
         self.action_space = worlds.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        obs, _ = self.worlds.reset(seed=seed)  # first: it refuses a wrong seed in the words of make_env
         super().reset(seed=seed)
-        obs, _ = self.worlds.reset(seed=seed)
         self._begun, self._over = True, False
         return self._single(obs), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._over:
             raise ResetNeeded(f"{'The episode is over' if self._begun else 'No episode has begun'}: call env.reset() before env.step().")
-        obs, reward, terminated, truncated, infos = self.worlds.step(np.asarray(action)[None])
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {action.shape}, expected {self.action_space.shape}.")
+        if not (np.abs(action) <= 1).all():
+            raise ValueError(f"action is {action}; it must be numbers in [-1, 1]. Clip the policy's output.")
+        obs, reward, terminated, truncated, infos = self.worlds.step(action[None])
         info = {key: value.item() for key, value in infos.items() if not key.startswith("_")}
         info["is_success"] = info["success"]
         self._over = bool(truncated)

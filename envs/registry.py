@@ -1,6 +1,6 @@
 """Names to environments: `make_env`, `list_tasks`, `sample_views`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack, overload
@@ -9,24 +9,25 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from envs.appearance import APPEARANCES
-from envs.batch_env import REWARDS, BatchEnv
+from envs.batch_env import MAX_SIZE, REWARDS, BatchEnv
 from envs.cameras import FACTORS, apply_factors, check_level, nominal_cameras, sample_factors
-from envs.checks import check_task, compile_task
+from envs.checks import check_device, check_episode_ids, check_task, check_views, check_whole, compile_task
 from envs.gym_env import GymEnv
 from envs.render import QUALITIES
 from envs.tasks.base import ArmTask
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng
 
+FOLDER = Path(__file__).parent / "tasks"
+NO_TASKS = ("__init__", "arm", "base", "scene")  # what lies there beside the tasks
 # A task is a Python file with an XML of the same name beside it: press_key.py and press_key.xml hold the class PressKey.
 TASKS = {
     path.stem: f"envs.tasks.{path.stem}:{path.stem.title().replace('_', '')}"
-    for path in sorted((Path(__file__).parent / "tasks").glob("*.py"))
+    for path in sorted(FOLDER.glob("*.py"))
     if path.with_suffix(".xml").is_file()
 }
 APIS = ("batch", "gymnasium")
 SIMS = ("threads",)
-DEFAULT_VIEWS = ("front", "wrist")
 
 
 def list_tasks() -> list[str]:
@@ -35,24 +36,44 @@ def list_tasks() -> list[str]:
 
 
 def task_class(task: object) -> type[ArmTask]:
-    """The class of a task's name, whole; a `UserError` offers the nearest name or says what the class lacks."""
+    """The class of a task's name, whole; a `UserError` offers the nearest name or says what the class or its files lack."""
     if not isinstance(task, str) or task not in TASKS:
+        for there, lacks in ((".py", ".xml"), (".xml", ".py")):
+            if task in {path.stem for path in FOLDER.glob(f"*{there}")}.difference(NO_TASKS):
+                raise UserError(
+                    f"task={task} is half there: envs/tasks/{task}{there} has no {task}{lacks} beside it. A task is a Python file and its "
+                    "XML file, both of the task's name."
+                )
         raise unknown("task", str(task), TASKS)
     module, name = TASKS[task].split(":")
-    cls = getattr(import_module(module), name)
+    file = f"{module.replace('.', '/')}.py"
+    if not name.isidentifier():
+        raise UserError(
+            f"task={task}: {file} would have to hold a class {name}, which Python does not take for a name. Name both of the task's files "
+            "with letters, digits and underscores, a letter first, such as press_key.py with its class PressKey."
+        )
+    try:
+        found = vars(import_module(module))
+    except Exception as error:  # a user's file: anything can happen in it
+        raise UserError(
+            f"task={task}: {file}, which should hold the class {name}, cannot be imported ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}). Correct it; python -c 'import {module}' shows the place."
+        ) from error
+    tasks = {key: value for key, value in found.items() if isinstance(value, type) and issubclass(value, ArmTask)}
+    if name not in tasks:
+        own = [key for key, value in tasks.items() if value.__module__ == module]
+        raise UserError(
+            f"task={task}: {file} has no class {name} that is a child of envs.tasks.base.ArmTask, but {', '.join(own) or 'none'}. A task's "
+            f"class bears the name of its file: write class {name}(ArmTask), or rename both of the task's files."
+        )
+    cls = tasks[name]
     check_task(cls)
+    if cls.name != task:
+        raise UserError(
+            f'task={task}: its class {module}.{name} has the name {cls.name!r}, so it would load {cls.name}.xml. Write name = "{task}" '
+            "in the class; a class derived from another task needs its own name and XML file."
+        )
     return cls
-
-
-def check_views(views: object) -> list[str]:
-    """A list of camera names from one name, a sequence of names, or None (the default views)."""
-    if views is None:
-        return list(DEFAULT_VIEWS)
-    if isinstance(views, str):
-        return [views]
-    if isinstance(views, Sequence) and all(isinstance(view, str) for view in views):
-        return list(views)
-    raise UserError(f"views={views!r} is not a list of camera names. Write one name (views=wrist) or a list (views=[front,wrist]).")
 
 
 class Settings(TypedDict, total=False):
@@ -71,7 +92,7 @@ class Settings(TypedDict, total=False):
     frame_stack: int
     sim: str
     device: str
-    episode_ids: Sequence[int] | None
+    episode_ids: Iterable[int] | None
     render_threads: int | None
 
 
@@ -101,7 +122,7 @@ def make_env(
     frame_stack: int = 1,
     sim: str = "threads",
     device: str = "cpu",
-    episode_ids: Sequence[int] | None = None,
+    episode_ids: Iterable[int] | None = None,
     render_threads: int | None = None,
 ) -> BatchEnv | GymEnv:
     """N worlds of a task, stepped and drawn together; see `BatchEnv` for what they give.
@@ -111,7 +132,7 @@ def make_env(
         api: ``"batch"``, or ``"gymnasium"``: one world as a plain `gymnasium.Env`, see `GymEnv` for what it gives.
         render_mode: with ``api="gymnasium"``, None or ``"rgb_array"``.
         num_envs: N.
-        views: cameras to draw, in this order; an empty list draws none. Default: the task's own choice.
+        views: cameras to draw, in this order; an empty list draws none. Default: front and wrist.
         camera: how far the cameras may deviate from their nominal pose in each episode, ``"L0"`` (not at all) to ``"L5"``.
         horizon: steps per episode; default the task's own.
         seed: root of all random streams.
@@ -122,14 +143,14 @@ def make_env(
         reward: ``"dense"``, or ``"sparse"``: 1 while the success condition holds, else 0.
         frame_stack: F > 1 gives the last F pictures per view.
         sim: the engine; ``"threads"`` steps worlds on CPU threads.
-        device: where the observations live.
-        episode_ids: None numbers episodes without end, for training. A list gives fixed evaluation episodes: world w runs ids[w],
+        device: where the observations live; torch's name of it, such as ``"cuda"``.
+        episode_ids: None numbers episodes without end, for training. Whole numbers give fixed evaluation episodes: world w runs ids[w],
             ids[w + N], ... and starts over at the end.
         render_threads: worker threads that draw; default the machine's cores, at most 2.
 
     Raises:
-        UserError: an unknown name or a number out of range, with the nearest name or the range; a task that lacks something; more worlds
-            than memory has room for.
+        UserError: an unknown name or a number out of range, with the nearest name or the range; a task that lacks something; a device
+            that is not there; more worlds than memory has room for.
     """
     given = dict(locals())
     cls = task_class(task)
@@ -146,14 +167,17 @@ def make_env(
     for key, value, low, high in (
         ("num_envs", num_envs, 1, 65536),
         ("horizon", horizon, 1, 100_000),
-        ("image_size", image_size, 8, 1280),
+        ("image_size", image_size, 8, MAX_SIZE),
         ("frame_stack", frame_stack, 1, 64),
         ("seed", seed, 0, 2**63 - 1),
     ):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not low <= value <= high:
-            raise UserError(f"{key}={value!r} is not possible. {key} must be a whole number from {low} to {high}.")
-    if episode_ids is not None and len(episode_ids) == 0:
-        raise UserError("episode_ids is empty. Give at least one episode id, or None for training episodes.")
+        check_whole(key, value, low, high)
+    if not isinstance(privileged, bool | np.bool_):
+        raise UserError(f"privileged={privileged!r} is not possible. privileged must be True or False.")
+    if render_threads is not None:
+        check_whole("render_threads", render_threads, 1, 1024)
+    check_device(device)
+    ids = None if episode_ids is None else check_episode_ids(episode_ids)
     plain = api == "gymnasium"
     if plain and num_envs != 1:
         raise UserError(f"num_envs={num_envs} does not go with api=gymnasium, which is one world. Leave num_envs out, or use api=batch.")
@@ -173,14 +197,17 @@ def make_env(
         reward=reward,
         frame_stack=frame_stack,
         device=device,
-        episode_ids=None if episode_ids is None else [int(i) for i in episode_ids],
+        episode_ids=ids,
         render_threads=render_threads,
         autoreset=not plain,
     )
     if not plain:
         return worlds
     del given["render_mode"]
-    return GymEnv(worlds, render_mode, EnvSpec(f"robo_repr/{task}", entry_point="envs.registry:make_env", kwargs=given))
+    kwargs = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()} | {"episode_ids": ids}
+    # The horizon is told to those who ask the spec; gymnasium's own limit then ends an episode in the step in which it ends anyway.
+    spec = EnvSpec(f"robo_repr/{task}", entry_point="envs.registry:make_env", kwargs=kwargs, max_episode_steps=horizon)
+    return GymEnv(worlds, render_mode, spec)
 
 
 def sample_views(camera: str, n: int = 1, *, task: str = "reach", views: Sequence[str] | str | None = None, seed: int = 0) -> dict:

@@ -17,6 +17,8 @@ import functools  # noqa: E402
 import queue  # noqa: E402
 import threading  # noqa: E402
 import weakref  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from importlib import import_module  # noqa: E402
 
@@ -187,6 +189,47 @@ def _close_all_at_exit() -> None:
     atexit.register(lambda: [renderer.close() for renderer in list(_OPEN)])
 
 
+class _Gate:
+    """Threads that draw pass it together; one that reads back, or makes or frees a context, passes it alone.
+
+    Mesa's software driver (22.3) looks through the unfinished pictures of all contexts of the process whenever one of them reads pixels or
+    loads a texture. The others' threads may be drawing them or taking them down meanwhile, and the process crashes: seldom, about once in
+    a million pictures.
+    """
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._together, self._waiting, self._alone = 0, 0, False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not self._waiting)
+            self._together += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._together -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._alone and not self._together)
+            self._waiting, self._alone = self._waiting - 1, True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
+_GATE = _Gate()
+
+
 class _Worker:
     """A thread's context, scene and data; made, used and freed in that thread alone."""
 
@@ -213,7 +256,8 @@ class _Worker:
     def main(model: mujoco.MjModel, quality: str, jobs: queue.SimpleQueue, ready: queue.SimpleQueue) -> None:
         # Every failure is answered, whatever it is: someone waits for it.
         try:
-            worker = _Worker(model, quality)
+            with _GATE.alone():
+                worker = _Worker(model, quality)
         except BaseException as error:
             ready.put(error)
             return
@@ -226,8 +270,9 @@ class _Worker:
                 done.put(None)
             except BaseException as error:
                 done.put(error)
-        worker.context.free()
-        worker.gl.free()
+        with _GATE.alone():
+            worker.context.free()
+            worker.gl.free()
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
         height, width = out.shape[2:4]
@@ -251,8 +296,11 @@ class _Worker:
             self._apply(shot.look)
             for pose, picture in zip(shot.cameras, pictures, strict=True):
                 self._aim(pose)
-                mujoco.mjr_render(viewport, self.scene, self.context)
-                mujoco.mjr_readPixels(flipped, None, viewport, self.context)
+                with _GATE.together():
+                    mujoco.mjr_render(viewport, self.scene, self.context)
+                    mujoco.mjr_finish()
+                with _GATE.alone():
+                    mujoco.mjr_readPixels(flipped, None, viewport, self.context)
                 picture[:] = self._geom_ids(flipped[::-1]) if shows_ids else flipped[::-1]
 
     def check(self) -> None:
@@ -261,7 +309,8 @@ class _Worker:
         if code:
             raise MemoryError("on the graphics card") if code == _GL_OUT_OF_MEMORY else RuntimeError(f"OpenGL error 0x{code:04x}")
         read = self.unread.copy()
-        mujoco.mjr_readPixels(read, None, mujoco.MjrRect(0, 0, read.shape[1], 1), self.context)
+        with _GATE.alone():
+            mujoco.mjr_readPixels(read, None, mujoco.MjrRect(0, 0, read.shape[1], 1), self.context)
         if np.array_equal(read, self.unread):
             raise RuntimeError("the OpenGL context is lost: pictures cannot be read back")
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.padding import Padding
@@ -62,18 +62,27 @@ def encoders() -> Iterator[dict]:
 
 def tasks(out: str | None = None) -> Iterator[dict]:
     """One section with one row per task. Nothing is simulated or drawn, unless the experts are to be shown at work."""
-    from envs.checks import compile_task
-    from envs.registry import DEFAULT_VIEWS, TASKS, task_class
+    if out is None:
+        yield from _tasks(lambda task: None)
+        return
+    from sheets import draw_tasks, expert_at_work
 
-    if out is not None:
-        from sheets import draw_tasks
+    pictures = {}
+    with _picture(out) as path:
+        yield from _tasks(lambda task: pictures.update({task: expert_at_work(task)}))
+        draw_tasks(path, pictures)
 
-        with _picture(out) as path:
-            draw_tasks(path, list(TASKS))
+
+def _tasks(try_out: Callable[[str], None]) -> Iterator[dict]:
+    """The sections of `tasks`; a task that cannot be tried out is broken too."""
+    from envs.checks import DEFAULT_VIEWS, compile_task, has_expert
+    from envs.registry import TASKS, task_class
+
     for name in TASKS:
         try:
             cls = task_class(name)
             model = compile_task(cls)
+            try_out(name)
         except Exception as error:  # whatever it is, the others are still to be listed
             yield {"name": name, "rows": [{"horizon": None, "error": _one_line(error)}]}
             continue
@@ -84,7 +93,7 @@ def tasks(out: str | None = None) -> Iterator[dict]:
             "actions": cls.action_dim(),
             "state": cls.state_size(False),
             "privileged": cls.state_size(True),
-            "expert": "yes" if hasattr(cls, "expert") else "no",
+            "expert": "yes" if has_expert(cls) else "no",
         }
         yield {
             "name": name,
@@ -170,13 +179,20 @@ GROUPS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what it does not understand as everything else is said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. The only flag is --json; settings are written key=value. See python scripts/catalog.py --help.")
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="catalog.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="catalog.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("group", nargs="?", metavar="GROUP", help=", ".join(GROUPS))
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="what cameras takes, see above")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="what tasks and cameras take, see above")
     parser.add_argument("--json", action="store_true", help="machine-readable rows")
-    asked = parser.parse_intermixed_args(arguments)
     try:
+        asked = parser.parse_intermixed_args(arguments)
         if asked.group is None:
             raise UserError(f"No group is named. Write python scripts/catalog.py GROUP; there is: {', '.join(GROUPS)}.")
         if asked.group not in GROUPS:
@@ -242,11 +258,16 @@ def show(sections: list[dict], group: Group) -> None:
 
 @contextmanager
 def _picture(out: str) -> Iterator[Path]:
-    """The path of a picture to write; one that cannot be written is a `UserError`."""
+    """The path of a picture to write; one that cannot be written is a `UserError`, before anything is drawn."""
     path = Path(out)
     if path.suffix != ".png" or path.is_dir():
         raise UserError(f"out={out} is no name of a picture to write. Write the path of a file that ends in .png, such as out=push.png.")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("ab").close()
+        if not there:
+            path.unlink()  # until there is a picture
         yield path
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}). Choose another place with out=FILE.png.") from error

@@ -148,6 +148,7 @@ def test_encoders_are_listed_without_a_simulator(configs, monkeypatch):
 # --- tasks --------------------------------------------------------------------------------------------------------------------------------
 def test_tasks_are_as_their_worlds_are(capsys):
     from envs import make_env
+    from envs.checks import has_expert
     from envs.registry import TASKS
 
     assert catalog.main(["tasks", "--json"]) == 0
@@ -158,7 +159,7 @@ def test_tasks_are_as_their_worlds_are(capsys):
         sizes = [e.single_observation_space["state"].shape[0] for e in (env, privileged)]
         assert (row["horizon"], row["actions"], [row["state"], row["privileged"]]) == (env.horizon, env.single_action_space.shape[0], sizes)
         assert row["what"].lower().startswith(name) and row["instructions"] == list(env.task.instructions)
-        assert row["expert"] == ("yes" if hasattr(env.task, "expert") else "no")
+        assert row["expert"] == ("yes" if has_expert(env.task) else "no")
         env.close()
         privileged.close()
 
@@ -184,7 +185,7 @@ def test_the_sheet_shows_each_camera_at_each_level(tmp_path, monkeypatch, capsys
     assert all(word in printed for word in ["front", "wrist", "L5", "sheet.png"]) and "left" not in printed
     image = np.asarray(Image.open(path))
     size, step = sheets.CELL, sheets.CELL + sheets.GAP
-    pictures = image[sheets.TITLE + sheets.HEADER :, sheets.NAMES :]
+    pictures = image[sheets.TITLE + sheets.HEADER :, image.shape[1] - 6 * step :]
     cells = [pictures[step * row :, step * column :][:size, :size] for row in range(2) for column in range(6)]
     assert path.stat().st_size < 250_000 and all(cell.std() > 10 for cell in cells)
     assert len({cell.tobytes() for cell in cells}) == 12
@@ -211,6 +212,8 @@ def test_the_share_of_episodes_is_counted_where_an_object_is_out_of_sight(tmp_pa
         (["cameras", "out=x.jpg"], ".png"),
         (["cameras", "views=top", "out=/dev/null/x.png"], "cannot be written"),
         (["tasks", "task=push"], "key=task is not known"),
+        (["tasks", "--foo"], "unrecognized arguments: --foo"),
+        (["tasks", "--json=5"], "--json"),
         (["encoders", "task=push"], "takes no settings"),
     ],
 )
@@ -240,7 +243,59 @@ def test_the_experts_are_drawn_at_work(tmp_path, monkeypatch, capsys):
     names = [row["name"] for row in json.loads(capsys.readouterr().out)]
     image = np.asarray(Image.open(path).convert("RGB")).astype(int)
     step, top = sheets.CELL + sheets.GAP, sheets.TITLE + sheets.HEADER
-    assert image.shape == (top + step * len(names), sheets.NAMES + 2 * step, 3)
+    left = image.shape[1] - 2 * step
+    assert len(image) == top + step * len(names)
     for row in range(len(names)):
-        before, after = (image[top + row * step :, sheets.NAMES + column * step :][: sheets.CELL, : sheets.CELL] for column in range(2))
+        before, after = (image[top + row * step :, left + column * step :][: sheets.CELL, : sheets.CELL] for column in range(2))
         assert 0.02 < (np.abs(before - after).max(axis=2) > 30).mean() < 0.5
+
+
+def test_a_task_that_breaks_at_work_is_left_out_of_the_picture(tmp_path, monkeypatch, capsys):
+    import sheets
+
+    from envs.registry import TASKS
+    from envs.tasks.push import Push
+    from envs.tasks.reach import Reach
+
+    def broken(self, readings):
+        raise ZeroDivisionError("of the expert")
+
+    for name in list(TASKS):
+        if name not in ("push", "reach"):
+            monkeypatch.delitem(TASKS, name)
+    monkeypatch.setitem(TASKS, "lost", "envs.tasks.nowhere:Lost")
+    monkeypatch.setattr(sheets, "STEPS", (0, 1))
+    monkeypatch.setattr(Push, "expert", broken)
+    monkeypatch.setattr(Reach, "expert", None)
+    path = tmp_path / "tasks.png"
+    assert catalog.main(["tasks", f"out={path}"]) == 1
+    out, err = capsys.readouterr()
+    assert "ZeroDivisionError: of the expert" in out and "red ball" in out and "push, lost" in err
+    with Image.open(path) as image:
+        assert image.height == sheets.TITLE + sheets.HEADER + sheets.CELL + sheets.GAP
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+    import sheets
+
+    drawn = []
+    monkeypatch.setattr(sheets, "expert_at_work", drawn.append)
+    monkeypatch.setattr(sheets, "draw_sheet", lambda *_: drawn.append("a sheet"))
+    for words in (["tasks"], ["cameras"]):
+        assert catalog.main([*words, "out=/dev/null/x.png"]) == 2
+        assert "cannot be written" in capsys.readouterr().err and not drawn
+    monkeypatch.undo()
+    assert catalog.main(["cameras", "appearance=rand", f"out={tmp_path / 'x.png'}"]) == 2
+    assert not list(tmp_path.iterdir())  # trying whether it can be written leaves nothing
+
+
+def test_long_names_do_not_run_under_the_pictures():
+    import sheets
+
+    name = "a_task_of_a_very_long_name"
+    sheet = sheets.Sheet("", [name], ["L0"])
+    empty = sheets.Sheet("", [""], ["L0"])
+    words = np.asarray(sheet._image)[sheets.TITLE + sheets.HEADER :]
+    left = words.shape[1] - sheets.CELL - sheets.GAP
+    assert (words[:, : left - 4] != sheets.BACKGROUND).any() and (words[:, left - 4 :] == sheets.BACKGROUND).all()
+    assert sheet._image.width > empty._image.width + 100

@@ -5,6 +5,7 @@ import numpy as np
 from envs.cameras import quaternion_to_matrix
 from envs.render import mujoco
 from envs.sim import ThreadsSim
+from robo_repr.core.errors import UserError
 
 JOINTS = 7
 HOME = np.array([0.0, 0.0, 0.0, -np.pi / 2, 0.0, np.pi / 2, np.pi / 4])  # the hand points straight down, its palm's front along +x
@@ -14,6 +15,7 @@ LEASH = 0.06  # metres the target may be ahead of the tool; without it the targe
 DAMPING = 0.02
 MAX_TURN = 0.25  # radians per joint and control step
 MAX_START_TURN = 1.0  # radians per joint and iteration while a start pose is looked for
+MAX_START_ERROR = 1e-4  # metres and radians
 POSTURE_GAIN = 0.1
 FINGER_TRAVEL = 0.04  # metres that each finger opens
 
@@ -35,10 +37,14 @@ class Arm:
 
         Args:
             opening: of each finger in metres.
+
+        Raises:
+            UserError: the arm cannot hold its tool there, pointing down.
         """
         data = mujoco.MjData(self.model)
         site = self.model.site("tool").id
         jacobian = np.empty((6, self.model.nv))
+        lowest, highest = self.model.jnt_range[:JOINTS].T
         for row, target in enumerate(tool):
             data.qpos[:] = 0
             data.qpos[:JOINTS] = HOME
@@ -52,7 +58,13 @@ class Arm:
                 turn = _solve(jacobian[:, :JOINTS], error, np.zeros(JOINTS), damping=1e-3)
                 # In short turns: far from HOME whole ones run away.
                 data.qpos[:JOINTS] += turn * min(1.0, MAX_START_TURN / max(np.abs(turn).max(), 1e-9))
-            qpos[row, :JOINTS] = ctrl[row, :JOINTS] = data.qpos[:JOINTS]
+            joints = data.qpos[:JOINTS]
+            if np.abs(error).max() > MAX_START_ERROR or (joints < lowest - 1e-6).any() or (joints > highest + 1e-6).any():
+                raise UserError(
+                    f"The arm cannot begin an episode with its tool at {np.round(target, 3).tolist()} m, pointing down: this is out of its "
+                    "reach or beyond a joint's range. Change the task's start_box."
+                )
+            qpos[row, :JOINTS] = ctrl[row, :JOINTS] = joints
         qpos[:, JOINTS : JOINTS + 2] = ctrl[:, JOINTS] = opening
 
     def control(self, sim: ThreadsSim, tool: np.ndarray, quaternion: np.ndarray, target: np.ndarray, opening: np.ndarray) -> np.ndarray:

@@ -16,16 +16,20 @@ CENTRE = torch.tensor([0.5, 0.0, 0.25], dtype=torch.float64)  # of the workspace
 class ArmTask:
     """A task of the arm, batched over N worlds. A child gives the attributes below and what is not implemented here.
 
+    It may also give ``expert(readings)``, a scripted one: actions (N, A), numpy floats in [-1, 1]. That must hang on the readings and on
+    what the task remembers alone and change neither, for it may be asked more than once in a step. A child whose parent has one drops it
+    with ``expert = None``.
+
     Actions (N, 3), or (N, 4) with `gripper`: tool displacement in units of 3 cm per step of 50 ms, and how far the fingers are to close,
     from -1 (8 cm apart) to 1 (shut). Without `gripper` the fingers stay shut.
 
     Attributes:
-        name: the task's, and that of its XML file beside this one.
+        name: the task's, and that of its XML file beside this one. A child of another task needs its own.
         horizon: steps of an episode.
         substeps: simulator steps of a control step.
         reward_range: (low, high) that no reward leaves. A reward beyond it, or one that is not finite, stops the run (see `BatchEnv`), so
             that a mistake in a reward does not end in a trained policy. It should hold 0, the reward of a world whose physics broke down.
-        instructions: six sentences that ask for the same.
+        instructions: six different sentences that ask for the same.
         gripper: whether a fourth action moves the fingers.
         start_box, workspace: (2, 3) lowest and highest tool position in metres, at the start and ever.
         hidden_size: numbers that `hidden` gives.
@@ -126,9 +130,12 @@ class ArmTask:
         return np.clip((point - self.target) / MAX_STEP, -1, 1).astype(np.float32)
 
     def state_dict(self) -> dict:
+        """What the task remembers between steps. A task that remembers more (a phase, a counter) must add it here, in `load_state_dict`
+        and in `begin`: a snapshot carries nothing else of it, so a resumed run would go on otherwise than the one that was cut off."""
         return {"target": self.target.copy()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Restores `state_dict`."""
         self.target = np.array(state["target"])
 
 

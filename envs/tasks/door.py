@@ -20,6 +20,6 @@ class Door(Drawer):
         "pull the door of the cabinet",
         "turn the door on its hinge until it stands open",
     )
-    keep_clear = (0.15, -0.21, 0.68, 0.29)
+    keep_clear = (0.09, -0.31, 0.71, 0.38)
     wholly = np.pi / 3
     cabinet_box = np.array([[0.33, -0.13, 0.0], [0.43, 0.16, 0.0]])

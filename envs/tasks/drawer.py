@@ -33,7 +33,7 @@ class Drawer(ArmTask):
     start_box = np.array([[0.33, -0.10, 0.18], [0.38, 0.10, 0.24]])  # above the cabinet, so that going straight down hooks nothing
     hidden_size = 5
     shown = ("handle",)
-    keep_clear = (0.12, -0.23, 0.69, 0.23)
+    keep_clear = (0.07, -0.37, 0.71, 0.37)
     wholly = 0.16
     cabinet_box = np.array([[0.33, -0.18, 0.0], [0.43, 0.18, 0.0]])
 

@@ -42,13 +42,13 @@ def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
     try:
         flags, overrides = _split(sys.argv[1:])
         if "--help" in flags:
-            print(help_page(config_class))
+            _say(help_page(config_class))
             sys.exit(0)
         if "--multirun" in flags:
             sys.exit(_sweep(config_class, run, overrides))
         config, overrides = compose(config_class, overrides)
         if "--cfg" in flags:
-            print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), end="")
+            _say(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).rstrip())
             sys.exit(0)
         sys.exit(run(config, overrides))
     except UserError as error:
@@ -58,6 +58,13 @@ def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads it, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def compose(config_class: type, overrides: list[str]) -> tuple[Any, list[str]]:

@@ -78,7 +78,7 @@ class RLConfig:
 
     encoder: Any = key({}, "what turns pictures into features", first=True)
     agent: Any = key({}, "what learns", first=True)
-    task: Any = key("reach", "what the robot must do", first=True)
+    task: Any = key("reach", "what the robot must do; scripts/catalog.py tasks lists them", first=True)
     variant: str | None = key(None, "size of the encoder; null = the encoder's default")
     weights: str | None = key(None, "null = bundled or fetched; random = untrained; a registry name, file, run folder, hub id")
     precision: str = key("float32", "of the encoder: bfloat16 is faster for most large ones", options=("float32", "bfloat16"))

@@ -14,7 +14,7 @@ from rich.console import Console
 from agents import evaluate as evaluation
 from agents import load_policy, train
 from envs import BatchEnv, make_env
-from envs.registry import DEFAULT_VIEWS
+from envs.checks import DEFAULT_VIEWS
 from envs.sim import ThreadsSim
 from robo_repr.core.checkpoint import load_state
 from robo_repr.core.config import RLConfig, load_part

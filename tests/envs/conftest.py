@@ -23,11 +23,11 @@ def build():
 
 @pytest.fixture
 def build_own(build, monkeypatch):
-    """`build` for a user's own task class."""
+    """`build` for a user's own task class, in place of the task whose name it bears."""
 
     def make(cls, **settings):
         monkeypatch.setattr(sys.modules[__name__], cls.__name__, cls, raising=False)
-        monkeypatch.setitem(registry.TASKS, "own", f"{__name__}:{cls.__name__}")
-        return build("own", **settings)
+        monkeypatch.setitem(registry.TASKS, cls.name, f"{__name__}:{cls.__name__}")
+        return build(cls.name, **settings)
 
     return make

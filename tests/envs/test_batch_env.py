@@ -72,7 +72,8 @@ def test_evaluation_episodes_are_fixed_by_their_ids(build):
         obs, *_ = env.step(actions(env, step))
     assert env.episodes == [("evaluation", 10), ("evaluation", 7), ("evaluation", 8)]
     assert torch.equal(obs["state"][1], first[0]) and torch.equal(obs["state"][2], first[1])
-    assert torch.equal(build(views=[], episode_ids=[9], num_envs=1).reset()[0]["state"][0], first[2])
+    for ids in ([9], np.array([9]), range(9, 10), iter([9])):
+        assert torch.equal(build(views=[], episode_ids=ids, num_envs=1).reset()[0]["state"][0], first[2])
     training = build(views=[]).reset()[0]["state"]
     assert not torch.isclose(training, first).all(dim=1).any()
 
@@ -82,6 +83,9 @@ def test_reset_with_a_seed_starts_over_and_without_goes_on(build):
     first = copy(env.reset(seed=4)[0])
     second = copy(env.reset()[0])
     assert not torch.equal(first["state"], second["state"])
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(UserError, match=f"seed={wrong} is not possible"):
+            env.reset(seed=wrong)
     assert same(env.reset(seed=4)[0], first)
 
 
@@ -122,6 +126,19 @@ def test_a_snapshot_of_other_settings_is_refused(build):
     env.reset()
     with pytest.raises(UserError, match="num_envs"):
         build(views=["front"], num_envs=2).load_state_dict(env.state_dict())
+
+
+def test_a_snapshot_of_another_task_is_refused(build):
+    """Also where the shapes agree. Older snapshots do not tell their task."""
+    env, other = build("drawer", views=[]), build("door", views=[])
+    env.reset()
+    state = env.state_dict()
+    with pytest.raises(UserError, match="snapshot is of task=drawer, this environment of task=door. .* task=drawer"):
+        other.load_state_dict(state)
+    del state["task_name"]
+    again = build("drawer", views=[])
+    again.load_state_dict(state)
+    assert same(again.observation(), env.observation())
 
 
 def test_frames_are_stacked_oldest_first(build):
@@ -174,6 +191,29 @@ def test_actions_are_checked(build):
     env.step(torch.ones(3, 3))
 
 
+@pytest.mark.parametrize("call", ["expert_actions", "observation", "render_at", "segment_at"])
+def test_what_needs_an_episode_asks_for_a_reset(build, call):
+    with pytest.raises(RuntimeError, match=rf"{call}\(\) before reset\(\): call env.reset"):
+        getattr(build(views=["front"]), call)(*([16] if call.endswith("_at") else []))
+
+
+def test_what_is_drawn_anew_is_checked(build):
+    env = build(views=["front"])
+    env.reset()
+    for draw in (env.render_at, env.segment_at):
+        for size in (0, 1281, 16.0, "16", True):
+            with pytest.raises(UserError, match=f"size={size!r} is not possible. size must be a whole number from 1 to 1280"):
+                draw(size)
+        for worlds in (1, [3], [-1], [0.5], [True, False, True], "front"):
+            with pytest.raises(UserError, match="worlds=.* is not possible. Give a list of whole numbers from 0 to 2"):
+                draw(16, worlds=worlds)
+        for views in (3, ["frnt"], "frnt"):
+            with pytest.raises(UserError, match="views="):
+                draw(16, views=views)
+        assert draw(16, worlds=[], views="top").shape[:2] == (0, 1) and draw(16, worlds=np.array([2, 0]), views=[]).shape[:2] == (2, 0)
+    assert np.array_equal(env.render_at(16, worlds=[2], views="top"), env.render_at(16, views=["wrist", "top"])[2:, 1:])
+
+
 def test_stagger_spreads_the_resets(build):
     env = build(views=[], num_envs=4)
     env.reset()
@@ -224,6 +264,18 @@ def test_the_hand_camera_moves_with_the_hand(build):
         {"reward": "spars"},
         {"sim": "thread"},
         {"episode_ids": []},
+        {"episode_ids": 3},
+        {"episode_ids": [1.5]},
+        {"episode_ids": [-1]},
+        {"episode_ids": [True]},
+        {"episode_ids": "12"},
+        {"privileged": "no"},
+        {"privileged": 1},
+        {"device": "gpu"},
+        {"device": "cuda:99"},
+        {"device": "meta"},
+        {"device": None},
+        {"render_threads": 0},
     ],
 )
 def test_wrong_settings_are_named(settings):

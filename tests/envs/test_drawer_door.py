@@ -31,7 +31,7 @@ def test_the_expert_opens_it_whatever_jerks_its_hand(env, noise, least):
     assert info["success"].float().mean() >= least and info["success_ever"].float().mean() >= least
 
 
-@pytest.mark.parametrize("policy, most", [("rest", 0.0), ("random", 0.05), ("press", 0.2)])
+@pytest.mark.parametrize("policy, most", [("rest", 0.0), ("random", 0.05), ("press", 0.15)])
 def test_it_stays_shut_unless_the_handle_is_pulled(env, policy, most):
     """Pressing on it from above with all force drags few open; where fingers stick to the furniture it is near half of them."""
     generator = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def test_no_part_of_the_arm_is_inside_the_furniture_while_the_expert_works(env):
                 mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
                 mujoco.mj_kinematics(model, data)
                 depths = {pair: mujoco.mj_geomDistance(model, data, *pair, 0.01, None) for pair in pairs}
-                assert min(depths.values()) > -0.004, min(depths, key=lambda pair: depths[pair])  # pads press a little into what they pull
+                assert min(depths.values()) > -0.006, min(depths, key=lambda pair: depths[pair])  # pads press a little into what they pull
         env.step(env.expert_actions())
 
 

@@ -3,6 +3,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import SAC
@@ -95,8 +96,18 @@ def test_it_asks_for_a_reset(build):
         env.step(np.zeros(3))
     env.reset()
     assert not env.step(np.zeros(3))[3]
-    with pytest.raises(ValueError, match="action"):
-        env.step(np.full(3, 2.0))
+
+
+def test_a_wrong_action_is_told_as_one_worlds(build):
+    env = build(**PLAIN, views=[])
+    env.reset()
+    with pytest.raises(ValueError, match=r"^action has shape \(2,\), expected \(3,\)"):
+        env.step(np.zeros(2))
+    for wrong in (2.0, np.nan):
+        with pytest.raises(ValueError, match=rf"^action is \[{wrong:g}.*\[-1, 1\]"):
+            env.step(np.full(3, wrong))
+    with pytest.raises(UserError, match="seed=-1 is not possible"):
+        env.reset(seed=-1)
 
 
 def test_render_shows_the_views_side_by_side(build):
@@ -132,6 +143,29 @@ def test_render_shows_the_views_side_by_side(build):
 def test_settings_that_do_not_go_together(build, settings, says):
     with pytest.raises(UserError, match=says):
         build(**settings)
+
+
+def test_the_specs_limit_ends_no_episode_earlier(build):
+    """gymnasium wraps what it makes from a spec in its own limit of time; the last step and what it tells stay the same."""
+    env = build(**PLAIN, views=[], horizon=3)
+    other = gymnasium.make(env.spec)
+    assert env.spec.max_episode_steps == 3
+    for one in (env, other):
+        for _ in range(2):
+            one.reset()
+            steps = [one.step(np.zeros(3)) for _ in range(3)]
+            assert [step[2:4] for step in steps] == [(False, False), (False, False), (False, True)]
+            assert steps[2][4]["episode_length"] == 3
+    other.close()
+
+
+def test_its_spec_is_written_as_json(build):
+    env = build(**PLAIN, views=("front",), episode_ids=range(3, 6), seed=np.int64(4))
+    spec = EnvSpec.from_json(env.spec.to_json())
+    assert spec.kwargs["episode_ids"] == [3, 4, 5] and spec.kwargs["seed"] == 4
+    other = gymnasium.make(spec)
+    assert np.array_equal(other.reset()[0]["state"], env.reset()[0]["state"])
+    other.close()
 
 
 def test_gymnasium_makes_another_from_its_spec(build):

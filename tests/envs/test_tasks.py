@@ -157,6 +157,26 @@ def test_the_expert_succeeds_and_is_paid(task):
     assert rewards.sum(dim=1).mean() > 1.5 * max(little.sum(dim=1).mean(), nothing.sum(dim=1).mean())
 
 
+def test_no_fixed_motion_does_the_task(task):
+    """What is to be done has to be seen: the mean of the expert's ways, followed in other episodes, seldom succeeds."""
+    ways, grips = [], []
+
+    def show(env, _):
+        ways.append(env._readings["tool_position"].mean(dim=0).numpy())
+        actions = env.expert_actions()
+        grips.append(np.sign(actions[:, 3:].mean(axis=0)))
+        return actions
+
+    run_episodes(task, show, range(1000, 1040))
+
+    def follow(env, step):
+        move = env.task.towards(np.tile(ways[min(step + 1, len(ways) - 1)], (env.num_envs, 1)))
+        return np.concatenate([move, np.tile(grips[step], (env.num_envs, 1))], axis=1)
+
+    success, _ = run_episodes(task, follow, range(3000, 3080))
+    assert success.float().mean() < 0.35
+
+
 @pytest.mark.slow
 def test_the_expert_succeeds_in_many_episodes(task):
     success, _ = run_episodes(task, lambda env, _: env.expert_actions(), range(2000, 2300))
