@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -220,3 +221,39 @@ def test_a_lost_context_is_noticed():
     result = run(code)
     assert result.stdout.splitlines() == ["drawn", "the OpenGL context is lost: pictures cannot be read back"], result.stderr
     assert result.returncode == 0
+
+
+def test_no_thread_reads_back_while_another_draws(monkeypatch):
+    """Mesa's software driver walks through the other contexts' unfinished pictures when one reads back; drawing may overlap drawing."""
+    lock, at_work, seen = threading.Lock(), [], set()
+
+    def watched(name):
+        call = getattr(render.mujoco, name)
+
+        def wrapped(*arguments):
+            with lock:
+                seen.update((name, other) for other in at_work)
+                at_work.append(name)
+            try:
+                time.sleep(0.002)
+                return call(*arguments)
+            finally:
+                with lock:
+                    at_work.remove(name)
+
+        monkeypatch.setattr(render.mujoco, name, wrapped)
+
+    for name in ("mjr_render", "mjr_finish", "mjr_readPixels", "MjrContext"):
+        watched(name)
+    envs = [make_env("reach", num_envs=4, views=["front", "wrist"], render_threads=2, image_size=16) for _ in range(2)]
+    for env in envs:
+        env.reset()
+    workers = [threading.Thread(target=lambda env=env: [env.render_at(16) for _ in range(4)]) for env in envs]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for env in envs:
+        env.close()
+    drawing = {"mjr_render", "mjr_finish"}
+    assert ("mjr_render", "mjr_render") in seen and all(set(pair) <= drawing for pair in seen), seen
