@@ -23,6 +23,7 @@ class ReferenceAgent:
         if updates_per_step is not None:
             raise UserError(f"updates_per_step={updates_per_step} does not go with an agent that learns nothing. Leave it out.")
         self.env, self.seed, self.seconds = env, seed or 0, {"update": 0.0}
+        self.policy(env.env)  # a task without an expert shows now, before anything is written
 
     def learn(self, total_steps: int, on_boundary: Callable[[], bool]) -> None:
         """One boundary, for the checkpoint."""
@@ -64,10 +65,6 @@ class ExpertAgent(ReferenceAgent):
 
     noise = 0.0
 
-    def __init__(self, env: Any, **settings: Any):
-        super().__init__(env, **settings)
-        self.policy(env.env)  # a task without an expert shows now, before anything is written
-
     def policy(self, env: Any) -> ExpertPolicy:
         return ExpertPolicy(env, self.noise)
 
@@ -79,7 +76,9 @@ class NoisyExpertAgent(ExpertAgent):
         noise: standard deviation of Gaussian noise on the actions, in their units.
     """
 
-    def __init__(self, env: Any, *, noise: float, **settings: Any):
+    def __init__(
+        self, env: Any, *, noise: float, steps: int, updates_per_step: float | None, seed: int | None, device: str, save_replay: bool
+    ):
         check_range("agent.noise", noise, 0, 10, "standard deviation of the expert's action noise")
         self.noise = noise
-        super().__init__(env, **settings)
+        super().__init__(env, steps=steps, updates_per_step=updates_per_step, seed=seed, device=device, save_replay=save_replay)
