@@ -1,21 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from courses import actions, copy, same
 
 from envs import make_env
 from robo_repr.core.errors import UserError
-
-
-def actions(env, step):
-    return np.random.default_rng(step).uniform(-1, 1, (env.num_envs, env.single_action_space.shape[0]))
-
-
-def copy(obs):
-    return {key: value.clone() for key, value in obs.items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_the_kth_episode_starts_alike_whatever_happened_before(build):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from courses import actions, same
 
 from envs import list_tasks, make_env
 from envs.registry import task_class
@@ -11,18 +12,6 @@ from envs.registry import task_class
 @pytest.fixture(params=list_tasks())
 def task(request):
     return request.param
-
-
-def actions(env, step):
-    return np.random.default_rng(step).uniform(-1, 1, (env.num_envs, env.single_action_space.shape[0]))
-
-
-def copy(obs):
-    return {key: value.clone() for key, value in obs.items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[key], b[key]) for key in a)
 
 
 def run_episodes(task, policy, ids):
