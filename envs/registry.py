@@ -37,9 +37,11 @@ def list_tasks() -> list[str]:
 
 def task_class(task: object) -> type[ArmTask]:
     """The class of a task's name, whole; a `UserError` offers the nearest name or says what the class or its files lack."""
+    if isinstance(task, Sequence) and not isinstance(task, str):
+        raise UserError(f"task={','.join(map(str, task))} names {len(task)} tasks, worlds have one. For one run after the other, use -m.")
     if not isinstance(task, str) or task not in TASKS:
         for there, lacks in ((".py", ".xml"), (".xml", ".py")):
-            if task in {path.stem for path in FOLDER.glob(f"*{there}")}.difference(NO_TASKS):
+            if task in [path.stem for path in FOLDER.glob(f"*{there}") if path.stem not in NO_TASKS]:
                 raise UserError(
                     f"task={task} is half there: envs/tasks/{task}{there} has no {task}{lacks} beside it. A task is a Python file and its "
                     "XML file, both of the task's name."

@@ -238,6 +238,7 @@ def test_the_hand_camera_moves_with_the_hand(build):
     "settings",
     [
         {"task": "reech"},
+        {"task": ["reach", "push"]},
         {"views": ["frnt"]},
         {"views": 3},
         {"camera": "L9"},
