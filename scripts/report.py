@@ -160,7 +160,8 @@ def table(groups: list[Group], title: str) -> Table:
         steps = [run.summary["env_steps"] for run in group.runs]
         minutes = np.mean([run.summary["wall_s"] for run in group.runs]) / 60
         span = str(max(steps)) if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
-        reached = ", ".join("-" if steps is None else str(steps) for steps in steps_to_90(group)) if any(steps_to_90(group)) else "-"
+        first = steps_to_90(group)
+        reached = ", ".join("-" if at is None else str(at) for at in first) if any(first) else "-"
         cells = (numbers(group.seeds), *figures([run.own for run in group.runs]), span, reached, f"{minutes:.1f} min")
         result.add_row(Text(group.label, "bold"), *cells)
     result.add_section()
