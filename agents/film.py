@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from agents.base import Policy
 from agents.evaluate import Interrupted
 from envs import BatchEnv
+from robo_repr.core.film import write_film
 
 SIZE = 256  # pixels per view
 BANNER = 64  # pixels above the views
@@ -56,7 +56,7 @@ def record_film(
             lines = [f"{title}, episode {world + 1} of {env.num_envs}", f"step {step} of {env.horizon}  {text}"]
             frames[world] += [_frame(pictures[world], lines, names, COLOURS[outcome])] * (PAUSE if done[world] else 1)
         running &= ~done
-    _write(path, [frame for episode in frames for frame in episode], env.metadata["render_fps"])
+    write_film(path, (frame for episode in frames for frame in episode), env.metadata["render_fps"])
 
 
 def _frame(pictures: np.ndarray, lines: list[str], names: list[str], colour: tuple[int, int, int]) -> np.ndarray:
@@ -70,20 +70,3 @@ def _frame(pictures: np.ndarray, lines: list[str], names: list[str], colour: tup
     for column, name in enumerate(names):
         draw.text((column * SIZE + 8, BANNER - 20), name, fill=COLOURS["running"], font=ImageFont.load_default(12))
     return np.asarray(image)
-
-
-def _write(path: Path, frames: list[np.ndarray], fps: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    try:
-        with av.open(str(unfinished), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
-            stream.height, stream.width = frames[0].shape[:2]
-            stream.pix_fmt = "yuv420p"
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        unfinished.rename(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

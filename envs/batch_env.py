@@ -46,6 +46,8 @@ class BatchEnv(VectorEnv):
     observation is of the state before the step, for what came of it is no physics. `warnings` counts such episodes by the warning's name
     (`envs.sim.WARNINGS`, or ERROR where the engine gave up) since the environment was made; a snapshot carries the counts on.
 
+    `sim` is the engine that steps the worlds, to read from; what is written to it the episodes do not know.
+
     Every episode has an id. Its start state, cameras and appearance are functions of (seed, id) alone, whatever the policy, the cameras or
     the other worlds did before.
 
@@ -82,7 +84,7 @@ class BatchEnv(VectorEnv):
         self._model = compile_task(task_class)
         self._cameras = nominal_cameras(self._model, views)
         check_memory(self._model, num_envs, len(views), frame_stack, image_size)
-        self._sim = ThreadsSim(self._model, num_envs, quality, render_threads)
+        self.sim = ThreadsSim(self._model, num_envs, quality, render_threads)
         self.task = task_class(self._model, num_envs)
         self.num_envs, self.views, self.horizon, self.seed, self.device = num_envs, views, horizon, seed, torch.device(device)
         self.camera, self.appearance, self.image_size, self.privileged = camera, appearance, image_size, privileged
@@ -153,7 +155,7 @@ class BatchEnv(VectorEnv):
         actions = self._checked(actions)
         began = time.perf_counter()
         self._calls += 1
-        broken = self._sim.step(self.task.control(self._sim, self._readings, actions), self.task.substeps)
+        broken = self.sim.step(self.task.control(self.sim, self._readings, actions), self.task.substeps)
         self.warnings = dict(Counter(self.warnings) + Counter(broken.values()))
         bad = np.isin(np.arange(self.num_envs), list(broken))
         self._read()
@@ -221,14 +223,19 @@ class BatchEnv(VectorEnv):
             RuntimeError: no episode has begun.
         """
         self._require_begun("render_at")
-        return self._drawn(size, worlds, views, segment=False)
+        return self._drawn(size, worlds, views, "colours")
 
     def segment_at(self, size: int, worlds: Sequence[int] | None = None, views: Sequence[str] | str | None = None) -> np.ndarray:
         """The geom that each pixel of `render_at` shows, (n, V, size, size) int32: its id in the model, -1 where there is none."""
         self._require_begun("segment_at")
-        return self._drawn(size, worlds, views, segment=True)
+        return self._drawn(size, worlds, views, "geoms")
 
-    def _drawn(self, size: int, worlds: Sequence[int] | None, views: Sequence[str] | str | None, segment: bool) -> np.ndarray:
+    def depth_at(self, size: int, worlds: Sequence[int] | None = None, views: Sequence[str] | str | None = None) -> np.ndarray:
+        """Distances of what `render_at` shows along the optical axis, (n, V, size, size) float32 in metres; infinite where nothing is."""
+        self._require_begun("depth_at")
+        return self._drawn(size, worlds, views, "depth")
+
+    def _drawn(self, size: int, worlds: Sequence[int] | None, views: Sequence[str] | str | None, picture: str) -> np.ndarray:
         check_whole("size", size, 1, MAX_SIZE)
         ids = np.arange(self.num_envs) if worlds is None else np.asarray(worlds)
         if ids.shape == (0,):
@@ -244,12 +251,12 @@ class BatchEnv(VectorEnv):
             for column, camera in enumerate(cameras):
                 poses[:, column] = self._poses[:, observed[camera.name]] if camera.name in observed else camera.pose
         world_poses = self._world_poses(cameras, poses)[ids]
-        return self._sim.render(world_poses, ids, [self._looks[i] for i in ids], size, segment)
+        return self.sim.render(world_poses, ids, [self._looks[i] for i in ids], size, picture)
 
     def state_dict(self) -> dict:
         """Everything a later step depends on; with `load_state_dict` the worlds go on bit by bit as if nothing had happened."""
         return {
-            "sim": self._sim.get_state(),
+            "sim": self.sim.get_state(),
             "task_name": self.task.name,
             "task": self.task.state_dict(),
             "seed": self.seed,
@@ -274,7 +281,7 @@ class BatchEnv(VectorEnv):
         if name != self.task.name:
             raise UserError(f"The snapshot is of task={name}, this environment of task={self.task.name}. Build it with task={name}.")
         found, expected = tuple(state["frames"].shape), tuple(self._frames.shape)
-        if found != expected or state["sim"].shape != self._sim.get_state().shape:
+        if found != expected or state["sim"].shape != self.sim.get_state().shape:
             raise UserError(
                 f"The snapshot holds pictures (worlds, views, frames, 3, H, W) = {found}, this environment {expected}. Build it with the "
                 "same task, num_envs, views, frame_stack and image_size as the run that saved it."
@@ -282,7 +289,7 @@ class BatchEnv(VectorEnv):
         self.seed = int(state["seed"])
         self._counts, self._steps, self._held = (np.array(state[key], dtype=np.int64) for key in ("counts", "steps", "held"))
         self._ever, self._returns = np.array(state["ever"], dtype=bool), np.array(state["returns"], dtype=np.float64)
-        self._sim.set_state(state["sim"])
+        self.sim.set_state(state["sim"])
         self.task.load_state_dict(state["task"])
         self._begin_episodes(np.arange(self.num_envs))
         self._read()
@@ -301,7 +308,7 @@ class BatchEnv(VectorEnv):
         return {"images": frames.to(self.device), "state": state.to(self.device), "camera": self._tensor(camera)}
 
     def close_extras(self, **kwargs) -> None:
-        self._sim.close()
+        self.sim.close()
 
     def _episode(self, world: int) -> tuple:
         if self._evaluation_ids is None:
@@ -311,8 +318,8 @@ class BatchEnv(VectorEnv):
     def _start(self, ids: np.ndarray) -> None:
         """Puts worlds into the start states of their current episodes."""
         began = time.perf_counter()
-        self._sim.write(ids, self.task.reset([rng(self.seed, "start", *self._episode(i)) for i in ids]))
-        broken = self._sim.forward(ids)
+        self.sim.write(ids, self.task.reset([rng(self.seed, "start", *self._episode(i)) for i in ids]))
+        broken = self.sim.forward(ids)
         if broken:
             world, kind = next(iter(broken.items()))
             raise Failure(
@@ -328,7 +335,7 @@ class BatchEnv(VectorEnv):
 
     def _read(self) -> None:
         """Takes the sensors' current readings of all worlds."""
-        self._readings = Readings(self.task.name, self._sim.readings())
+        self._readings = Readings(self.task.name, self.sim.readings())
         for sensor, value in self._readings.items():
             self._refuse_infinities(f"sensor {sensor}", value.numpy())
 
@@ -376,7 +383,7 @@ class BatchEnv(VectorEnv):
             return
         began = time.perf_counter()
         cameras = self._world_poses(self._cameras, self._poses)[ids]
-        pictures = torch.from_numpy(self._sim.render(cameras, ids, [self._looks[i] for i in ids], self.image_size)).permute(0, 1, 4, 2, 3)
+        pictures = torch.from_numpy(self.sim.render(cameras, ids, [self._looks[i] for i in ids], self.image_size)).permute(0, 1, 4, 2, 3)
         if fresh:
             self._frames[ids] = pictures[:, :, None].expand(-1, -1, self.frame_stack, -1, -1, -1)
         else:
@@ -387,7 +394,7 @@ class BatchEnv(VectorEnv):
 
     def _world_poses(self, cameras: list, poses: np.ndarray) -> np.ndarray:
         """Camera poses (N, V, 8) in the world's frame."""
-        return to_world(poses, *self._sim.body_pose([camera.body for camera in cameras]))
+        return to_world(poses, *self.sim.body_pose([camera.body for camera in cameras]))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -126,6 +126,7 @@ def make_env(
     device: str = "cpu",
     episode_ids: Iterable[int] | None = None,
     render_threads: int | None = None,
+    autoreset: bool = True,
 ) -> BatchEnv | GymEnv:
     """N worlds of a task, stepped and drawn together; see `BatchEnv` for what they give.
 
@@ -149,6 +150,7 @@ def make_env(
         episode_ids: None numbers episodes without end, for training. Whole numbers give fixed evaluation episodes: world w runs ids[w],
             ids[w + N], ... and starts over at the end.
         render_threads: worker threads that draw; default the machine's cores, at most 2.
+        autoreset: False leaves a world whose episode ended as it is, until `reset` begins the next episodes.
 
     Raises:
         UserError: an unknown name or a number out of range, with the nearest name or the range; a task that lacks something; a device
@@ -174,8 +176,9 @@ def make_env(
         ("seed", seed, 0, 2**63 - 1),
     ):
         check_whole(key, value, low, high)
-    if not isinstance(privileged, bool | np.bool_):
-        raise UserError(f"privileged={privileged!r} is not possible. privileged must be True or False.")
+    for key, value in (("privileged", privileged), ("autoreset", autoreset)):
+        if not isinstance(value, bool | np.bool_):
+            raise UserError(f"{key}={value!r} is not possible. {key} must be True or False.")
     if render_threads is not None:
         check_whole("render_threads", render_threads, 1, 1024)
     check_device(device)
@@ -201,7 +204,7 @@ def make_env(
         device=device,
         episode_ids=ids,
         render_threads=render_threads,
-        autoreset=not plain,
+        autoreset=autoreset and not plain,
     )
     if not plain:
         return worlds

@@ -28,6 +28,9 @@ from robo_repr.core.errors import Failure, UserError, unknown  # noqa: E402
 
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libopengl0"
 QUALITIES = ("fast", "full")
+# What can be drawn: the type of a pixel and the shape of what it holds. Colours; the id of the geom that is seen, -1 for none; its distance
+# along the optical axis in metres, infinite where there is none.
+PICTURES = {"colours": (np.uint8, (3,)), "geoms": (np.int32, ()), "depth": (np.float32, ())}
 _GL_OUT_OF_MEMORY = 0x0505
 OFF, ON = ("off", "disable", "disabled", "false", "0"), ("", "on", "enable", "enabled", "true", "1")  # MuJoCo's other words
 BACKENDS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}
@@ -125,8 +128,8 @@ class Renderer:
             )
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
-        """Fills out (n, V, H, W, 3) uint8 with colours, or out (n, V, H, W) int32 with the id of the geom that each pixel shows (-1:
-        none), row by row as the pictures show it from the top. Ids are drawn without antialiasing, whatever the quality.
+        """Fills out (n, V, H, W, ...), row by row from the top, with what its type stands for in `PICTURES`. Geoms are drawn without
+        antialiasing, whatever the quality.
 
         Raises:
             Failure: a worker could not draw: its context is lost, memory ran out, the scene has too many geoms. `out` is not to be used.
@@ -241,6 +244,7 @@ class _Worker:
         self.gl.make_current()
         self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
+        self.context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR  # the finer one, see `_metres`
         self.scene = mujoco.MjvScene(model, maxgeom=max(200, 4 * model.ngeom))
         self.option = mujoco.MjvOption()
         self.camera = mujoco.MjvCamera()
@@ -276,10 +280,12 @@ class _Worker:
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
         height, width = out.shape[2:4]
-        shows_ids = out.ndim == 4
+        shows_ids, shows_depth = (out.dtype == PICTURES[kind][0] for kind in ("geoms", "depth"))
         self.scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = self.scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = shows_ids
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = not shows_depth  # the sky would be a box a few metres away
         viewport = mujoco.MjrRect(0, 0, width, height)
         flipped = np.empty((height, width, 3), dtype=np.uint8)
+        buffer = np.empty((height, width), dtype=np.float32) if shows_depth else None
         for shot, pictures in zip(shots, out, strict=True):
             mujoco.mj_setState(self.model, self.data, shot.state, mujoco.mjtState.mjSTATE_INTEGRATION)
             # What drawing needs, a third of the cost of a forward step.
@@ -300,8 +306,11 @@ class _Worker:
                     mujoco.mjr_render(viewport, self.scene, self.context)
                     mujoco.mjr_finish()
                 with _GATE.alone():
-                    mujoco.mjr_readPixels(flipped, None, viewport, self.context)
-                picture[:] = self._geom_ids(flipped[::-1]) if shows_ids else flipped[::-1]
+                    mujoco.mjr_readPixels(flipped, buffer, viewport, self.context)
+                if buffer is not None:
+                    picture[:] = self._metres(buffer[::-1])
+                else:
+                    picture[:] = self._geom_ids(flipped[::-1]) if shows_ids else flipped[::-1]
 
     def check(self) -> None:
         """Raises RuntimeError if OpenGL reports an error or reads nothing back: without its context it does nothing, in silence."""
@@ -336,6 +345,12 @@ class _Worker:
             if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
                 ids[geom.segid + 1] = geom.objid
         return ids[colours @ np.array([1, 1 << 8, 1 << 16])]
+
+    def _metres(self, buffer: np.ndarray) -> np.ndarray:
+        """Distances (H, W) along the optical axis for a depth buffer that is 1 at the near plane and 0 at the far one and beyond."""
+        with np.errstate(divide="ignore"):
+            near_share = buffer * (self.far - self.near) / (self.far * self.near)
+            return np.where(buffer > 0, 1 / (near_share + 1 / self.far), np.inf)
 
     def _apply(self, look: Look) -> None:
         """Recolours and reshapes the scene's geoms; the model stays untouched."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from envs.render import Look, Renderer, Shot, mujoco
+from envs.render import PICTURES, Look, Renderer, Shot, mujoco
 from robo_repr.core.errors import Failure
 
 # MuJoCo's warnings by number: INERTIA, CONTACTFULL, CNSTRFULL, BADQPOS, BADQVEL, BADQACC, BADCTRL. After the first three its physics is
@@ -87,13 +87,13 @@ class ThreadsSim:
         """World positions (N, len(bodies), 3) and quaternions wxyz (N, len(bodies), 4)."""
         return self._positions[:, bodies], self._quaternions[:, bodies]
 
-    def render(self, cameras: np.ndarray, ids: np.ndarray, looks: list[Look], size: int, segment: bool = False) -> np.ndarray:
-        """Pictures (n, V, size, size, 3) uint8 of worlds `ids` from camera poses (n, V, 8) in the world's frame; with `segment` the geom
-        that each pixel shows, (n, V, size, size) int32, -1 for none."""
+    def render(self, cameras: np.ndarray, ids: np.ndarray, looks: list[Look], size: int, picture: str = "colours") -> np.ndarray:
+        """Pictures (n, V, size, size, ...) of worlds `ids` from camera poses (n, V, 8) in the world's frame; `picture` is one of
+        `envs.render.PICTURES`, which says what a pixel holds."""
         if self._renderer is None:
             self._renderer = Renderer(self.model, self._quality, self._render_threads)
-        shape = (*cameras.shape[:2], size, size)
-        out = np.empty(shape, dtype=np.int32) if segment else np.empty((*shape, 3), dtype=np.uint8)
+        kind, shape = PICTURES[picture]
+        out = np.empty((*cameras.shape[:2], size, size, *shape), dtype=kind)
         states = self._batch.state
         self._renderer.draw([Shot(states[i], poses, look) for i, poses, look in zip(ids, cameras, looks, strict=True)], out)
         return out

@@ -181,7 +181,7 @@ def test_names_of_runs(command):
     assert len(name("agent.net=[" + ",".join(["256"] * 60) + "]")) <= 120
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("encoder", "agent") for n in config_names(g)])
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("encoder", "agent", "data") for n in config_names(g)])
 def test_parts_name_their_class_and_a_source(group, name):
     text = (config.CONFIGS / group / f"{name}.yaml").read_text()
     assert text.startswith("#") and "_target_" in load_part(group, name)

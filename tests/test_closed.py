@@ -135,6 +135,8 @@ def test_the_code_executes_no_data_and_writes_no_pickles():
     assert places <= {
         "robo_repr/core/config.py",
         "robo_repr/__init__.py",
+        "robo_repr/data/__init__.py",
+        "robo_repr/data/formats/__init__.py",
         "envs/__init__.py",
         "agents/__init__.py",
         "envs/registry.py",

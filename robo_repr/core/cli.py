@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from robo_repr.core.config import CONFIGS, KINDS, check_kind, config_names, defaults, load_part, run_name, shortly
+from robo_repr.core.config import CONFIGS, KINDS, check_kind, config_names, default_of, defaults, load_part, shortly
 from robo_repr.core.errors import UserError
 
 CHECKED_JOBS = 500  # a sweep's jobs are checked before the first one starts, up to this many
@@ -147,14 +147,14 @@ def _check_jobs(config_class: type, parsed: list[Any]) -> None:
         raise UserError(f"This sweep has more than {MOST_JOBS} jobs. Give fewer values.")
     if not expandable:
         return
-    folders: dict[tuple[str, int], str] = {}
+    folders: dict[str, str] = {}
     for job in itertools.islice(itertools.product(*choices), CHECKED_JOBS):
         config, words = compose(config_class, list(job))
-        folder = run_name(config, words), config.seed
+        folder = config.folder(words)
         if folder in folders:
             raise UserError(
-                f"Two jobs of this sweep would write the same folder, {folder[0]}/s{folder[1]}: '{folders[folder]}' and "
-                f"'{' '.join(words)}'. Name the difference in the tag, for example 'tag=steps${{steps}}'."
+                f"Two jobs of this sweep would write the same folder, {folder}: '{folders[folder]}' and '{' '.join(words)}'. Name the "
+                f"difference, for example '{config_class.apart}'."
             )
         folders[folder] = " ".join(words)
 
@@ -344,10 +344,11 @@ def help_page(config_class: type) -> str:
         for item in fields:
             if item.metadata["first"] == first:
                 lines.append(f"  {item.name + '=' + _shown(config_class, item):28} {item.metadata['help']}")
-        if first:
+        if first and "budget" in config_class.groups:
             lines.append(f"  {'budget=' + config_class.groups['budget']:28} how much of everything: {', '.join(config_names('budget'))}")
         lines.append("")
-    lines.append("Choices:")
+    if config_class.groups:
+        lines.append("Choices:")
     for group in config_class.groups:
         keys = "" if group == "budget" else f"; its keys, as in {group}.KEY=VALUE, stand in configs/{group}/"
         lines.append(f"  {group + '=':10} {', '.join(config_names(group))}{keys}")
@@ -360,4 +361,4 @@ def help_page(config_class: type) -> str:
 def _shown(config_class: type, item: dataclasses.Field) -> str:
     if item.name in config_class.groups:
         return config_class.groups[item.name]
-    return yaml.safe_dump(item.default).split("\n")[0]
+    return yaml.safe_dump(default_of(item)).split("\n")[0]

@@ -54,7 +54,7 @@ def _targets() -> set[str]:
 
 
 def key(
-    default: Any, text: str, *, first: bool = False, low: float | None = None, high: float = 10**12, options: tuple[str, ...] = ()
+    default: Any, text: str, *, first: bool = False, low: float | None = None, high: float = 10**12, options: tuple[str | None, ...] = ()
 ) -> Any:
     """A key of a command: its default, one line for --help, and what it may be. `first` marks what a newcomer needs."""
     metadata = {"help": text, "first": first, "low": low, "high": high, "options": options}
@@ -69,6 +69,7 @@ class RLConfig:
 
     command: ClassVar[str] = "rl"
     program: ClassVar[str] = "run_rl.py"
+    apart: ClassVar[str] = "tag=steps${steps}"  # how jobs of a sweep get folders of their own
     groups: ClassVar[dict[str, str]] = {"encoder": "mvp", "agent": "sac", "budget": "default"}
     examples: ClassVar[tuple[str, ...]] = (
         "python run_rl.py encoder=mvp task=reach",
@@ -113,6 +114,10 @@ class RLConfig:
     fresh: bool = key(False, "moves an old run of the same name aside instead of resuming it")
     names: dict[str, str] = field(default_factory=dict)  # which file each part came from; filled by core/cli.py
 
+    def folder(self, overrides: list[str]) -> str:
+        """Where the run is, within runs/rl."""
+        return f"{run_name(self, overrides)}/s{self.seed}"
+
     def validate(self) -> None:
         """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""
         if re.fullmatch(r"last:[1-9]\d*|full|scratch", self.encoder_mode):
@@ -127,12 +132,57 @@ class RLConfig:
             raise UserError(f"tag={self.tag!r} cannot be part of a folder's name. Use letters, digits and _ . , + - only.")
 
 
+@dataclass
+class RecordConfig:
+    """Records what cameras see of a policy into a clip store."""
+
+    command: ClassVar[str] = "record_clips"
+    program: ClassVar[str] = "scripts/record_clips.py"
+    apart: ClassVar[str] = "out=demos${seed}"
+    groups: ClassVar[dict[str, str]] = {}
+    examples: ClassVar[tuple[str, ...]] = (
+        "python scripts/record_clips.py task=reach episodes=50 out=demos",
+        "python scripts/record_clips.py 'task=[reach,push]' policy=noisy_expert 'views=[front,left,wrist]' camera=L3 appearance=random",
+        "python scripts/record_clips.py policy=runs/rl/reach-mvp-sac-L1/s0 'ground_truth=[depth,segmentation]'",
+    )
+
+    task: Any = key(None, "what the robot does, such as [reach,push]; null = the run's, or reach", first=True)
+    policy: str = key("expert", "expert, noisy_expert, random, or the folder of a run_rl.py run", first=True)
+    episodes: int = key(50, "episodes of each task", first=True, low=1, high=10**6)
+    views: Any = key(None, "cameras, such as [front,wrist]; null = the run's, or front and wrist", first=True)
+    camera: str = key("L1", "how far cameras move per episode, L0 (fixed) to L5", first=True)
+    out: str | None = key(None, "folder of the store (of several tasks: a folder with one each); null = runs/clips/<name>", first=True)
+    appearance: str = key("plain", "random: table, floor, light and distractors change per episode", options=("plain", "random"))
+    quality: str | None = key(
+        None, "fast, or full: shadows, reflections, antialiasing; null = the run's, or fast", options=(None, "fast", "full")
+    )
+    image_size: int | None = key(None, "height and width of the pictures in pixels; null = the run's, or 84", low=8, high=1280)
+    ground_truth: Any = key([], "what only the simulator knows: depth, segmentation, poses, keypoints")
+    noise: float = key(0.3, "of policy=noisy_expert: standard deviation of what is added to its actions", low=0, high=10)
+    horizon: int | None = key(None, "steps per episode; null = the task's own", low=1)
+    seed: int = key(0, "root of all random numbers", low=0, high=2**32 - 1)
+    num_envs: int = key(16, "most worlds that are stepped together", low=1)
+    workers: int | None = key(None, "processes that record; null = as many as there are cores and tasks, at most 2", low=1, high=64)
+    names: dict[str, str] = field(default_factory=dict)  # as in RLConfig
+
+    def folder(self, overrides: list[str]) -> str:
+        """Where the clips go."""
+        if self.out:
+            return self.out
+        policy = "-".join(Path(self.policy).parts[-2:])
+        return f"runs/clips/{'-'.join(map(_folder_text, (self.task or 'reach', policy, self.camera, self.appearance, f's{self.seed}')))}"
+
+    def validate(self) -> None:
+        """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""
+        check(self)
+
+
 def check(config: Any) -> None:
     """Ranges and options as the keys declare them."""
     for item in dataclasses.fields(config):
         value, low, options = getattr(config, item.name), item.metadata.get("low"), item.metadata.get("options")
         if options and value not in options:
-            raise unknown(item.name, str(value), options)
+            raise unknown(item.name, str(value), filter(None, options))
         if low is not None and value is not None:
             check_range(item.name, value, low, item.metadata["high"], item.metadata["help"])
 
@@ -198,11 +248,17 @@ def _inside(settings: Any, path: str) -> Any:
 
 def defaults(config_class: Any, names: dict[str, str]) -> dict[str, Any]:
     """The settings that hold when a command line only chooses parts."""
-    settings = {item.name: item.default for item in dataclasses.fields(config_class) if item.default is not dataclasses.MISSING}
+    keys = [item for item in dataclasses.fields(config_class) if item.metadata]  # all but `names`
+    settings = {item.name: default_of(item) for item in keys}
     for group in config_class.groups:
         part = load_part(group, names[group])
         settings |= part if group == "budget" else {group: part}
     return settings
+
+
+def default_of(item: dataclasses.Field) -> Any:
+    """The default of a key."""
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The folder of a run: who may write there, what was asked for, and checkpoints that are whole or not there."""
 
-import fcntl
 import json
 import os
 import platform
@@ -17,8 +16,10 @@ from robo_repr.core.checkpoint import DamagedCheckpoint
 from robo_repr.core.config import flat
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.files import remove, sync_folder, write_whole
+from robo_repr.core.lock import drop_lock, take_lock
 
 KEPT_CHECKPOINTS = 3
+OTHERWISE = "choose another folder with tag=NAME, seed=N or run_dir=FOLDER"  # to a folder that another process writes to
 # Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned. A budget is only the numbers
 # that it sets.
 MAY_CHANGE = ("steps", "eval_episodes", "logger", "device", "fresh", "run_dir", "names.budget")
@@ -58,7 +59,7 @@ class RunDir:
         with _writing(path):
             run._created = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-            run._lock = _take_lock(path)
+            run._lock = take_lock(path, OTHERWISE)
         try:
             with _writing(path):
                 is_run = any((path / sign).exists() for sign in ("config.yaml", "checkpoints"))
@@ -182,9 +183,7 @@ class RunDir:
     def close(self) -> None:
         """Releases the lock."""
         if self._lock is not None:
-            with suppress(OSError):  # a folder that became read-only keeps the file; the lock itself goes with the descriptor
-                (self.path / "lock").unlink(missing_ok=True)
-            os.close(self._lock)
+            drop_lock(self.path, self._lock)
             self._lock = None
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
@@ -203,7 +202,7 @@ class RunDir:
         lock = self._lock
         self.path.rename(aside)  # with the lock in it, so that nobody can begin to write in what is moved
         self.path.mkdir()
-        self._lock = _take_lock(self.path)
+        self._lock = take_lock(self.path, OTHERWISE)
         (aside / "lock").unlink(missing_ok=True)
         if lock is not None:
             os.close(lock)
@@ -288,33 +287,3 @@ def _free(path: Path) -> Path:
     while (free := path.with_name(f"{path.name}-{n}")).exists():
         n += 1
     return free
-
-
-def _take_lock(path: Path) -> int:
-    """Locks <path>/lock, in which the owner's process id stands. The system drops the lock when its owner dies, however it dies."""
-    while True:
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(lock, 20, 0).decode(errors="replace").strip()
-            os.close(lock)
-            raise UserError(
-                f"Process {owner} is writing to {path} already. Wait for it, stop it, or choose another folder with tag=NAME, seed=N or "
-                "run_dir=FOLDER."
-            ) from None
-        try:
-            if os.path.samestat(os.fstat(lock), os.stat(path / "lock")):
-                break
-        except FileNotFoundError:
-            pass
-        os.close(lock)  # its last owner deleted this file just now: look for a new one
-    if owner := os.pread(lock, 20, 0).decode(errors="replace").strip():
-        print(f"taking over {path} from a process that is gone ({owner})", file=sys.stderr)
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-    except OSError:
-        os.close(lock)  # on a full disk nobody would hold it knowingly
-        raise
-    return lock

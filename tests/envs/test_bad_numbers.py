@@ -33,7 +33,7 @@ class NanControl(Reach):
 
 def field(name, value):
     def spoil(env):
-        env._sim._batch.bind(name)[1, 0] = value
+        env.sim._batch.bind(name)[1, 0] = value
 
     return spoil
 
@@ -121,7 +121,7 @@ def test_a_full_memory_ends_the_episode(build_own, memory, kind):
     env = build_own(crowd(memory), views=[])
     env.reset()
     before = env.step(STILL)[0]["state"].clone()
-    env._sim._batch.bind("qpos")[1, -30:] = -1.27  # the boxes of one world stand on the ground
+    env.sim._batch.bind("qpos")[1, -30:] = -1.27  # the boxes of one world stand on the ground
     info = env.step(STILL)[4]
     assert env.warnings == ({} if kind is None else {kind: 1})
     assert info["bad_physics"].tolist() == [False, kind is not None, False]
@@ -149,8 +149,8 @@ def test_what_the_last_substep_broke_is_found_in_the_same_step(build_own):
     env = build_own(crowd(10_000_000), views=[])
     env.reset()
     speed = 1e9
-    env._sim._batch.bind("qvel")[1, -1] = speed
-    env._sim._batch.bind("qpos")[1, -1] = mujoco.mjMAXVAL - 9.5 * speed * env._model.opt.timestep  # beyond in the last of ten
+    env.sim._batch.bind("qvel")[1, -1] = speed
+    env.sim._batch.bind("qpos")[1, -1] = mujoco.mjMAXVAL - 9.5 * speed * env._model.opt.timestep  # beyond in the last of ten
     info = env.step(STILL)[4]
     assert info["bad_physics"].tolist() == [False, True, False] and env.warnings == {"BADQPOS": 1}
 
@@ -244,13 +244,13 @@ def test_a_sensor_that_is_not_finite_is_named(build, monkeypatch):
     env = build(views=[], episode_ids=[4, 5, 6])
     env.reset()
     env.step(STILL)
-    readings = env._sim.readings
+    readings = env.sim.readings
 
     def spoilt():
         found = readings()
         found["tool_velocity"][2, 1] = np.nan
         return found
 
-    monkeypatch.setattr(env._sim, "readings", spoilt)
+    monkeypatch.setattr(env.sim, "readings", spoilt)
     with pytest.raises(Failure, match="Step 2, world 2, episode evaluation/6: sensor tool_velocity is not finite"):
         env.step(STILL)

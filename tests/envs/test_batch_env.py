@@ -216,7 +216,7 @@ def test_broken_physics_ends_the_episode_as_a_failure(build):
     env.reset()
     for _ in range(30):
         env.step(env.expert_actions())
-    env._sim._batch.bind("qvel")[1] = np.nan
+    env.sim._batch.bind("qvel")[1] = np.nan
     info = env.step(env.expert_actions())[4]
     assert info["bad_physics"].tolist() == [False, True, False] and info["_final_obs"].tolist() == [False, True, False]
     assert info["success"].tolist() == [True, False, True]

@@ -62,7 +62,7 @@ def test_no_part_of_the_arm_is_inside_the_furniture_while_the_expert_works(env):
     pairs = [(arm, thing) for arm in geoms(model, "link0") for thing in geoms(model, "cabinet")]
     for step in range(25):
         if step % 2 == 0:
-            for state in env._sim.get_state()[:10]:
+            for state in env.sim.get_state()[:10]:
                 mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
                 mujoco.mj_kinematics(model, data)
                 depths = {pair: mujoco.mj_geomDistance(model, data, *pair, 0.01, None) for pair in pairs}

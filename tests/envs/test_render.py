@@ -28,7 +28,7 @@ def test_full_quality_is_what_mujoco_draws_with_that_camera(env):
     model = env._model.__copy__()
     data = mujoco.MjData(model)
     for world in range(2):
-        mujoco.mj_setState(model, data, env._sim.get_state()[world], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_setState(model, data, env.sim.get_state()[world], mujoco.mjtState.mjSTATE_INTEGRATION)
         for column, view in enumerate(env.views):
             camera = model.camera(view)
             camera.pos[:], camera.quat[:], camera.fovy[:] = np.split(env._poses[world, column], [3, 7])
@@ -74,7 +74,7 @@ def test_the_ball_is_in_the_picture():
 
     pixels = red(env.observation()["images"])
     assert (pixels[:, 0] >= 4).float().mean() >= 0.95 and (pixels[:, 1] >= 4).float().mean() >= 0.95
-    env._sim._batch.bind("mocap_pos")[:, 0, 2] = -5
+    env.sim._batch.bind("mocap_pos")[:, 0, 2] = -5
     hidden = torch.from_numpy(env.render_at(84)).permute(0, 1, 4, 2, 3)
     assert red(hidden).max() == 0
     env.close()
@@ -166,7 +166,7 @@ def test_a_worker_that_cannot_draw_is_one_clear_failure(drawing, monkeypatch, er
 
 
 def test_a_worker_that_is_no_more_is_not_waited_for(drawing):
-    renderer = drawing._sim._renderer
+    renderer = drawing.sim._renderer
     renderer._jobs.put(None)
     began = time.monotonic()
     with pytest.raises(Failure, match="has ended"):

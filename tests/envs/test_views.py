@@ -28,7 +28,7 @@ def test_every_camera_sees_what_matters(build, task):
 def test_the_control_for_what_is_seen(build):
     env = build("reach", num_envs=2, views=OUTSIDE, camera="L0", image_size=8)
     env.reset()
-    env._sim._batch.bind("mocap_pos")[1, 0, 2] = -5
+    env.sim._batch.bind("mocap_pos")[1, 0, 2] = -5
     assert seen(env)[0].all() and not seen(env)[1].any()
 
 
@@ -60,7 +60,7 @@ def test_the_middle_of_the_picture_is_what_the_camera_looks_at(build):
     env.reset()
     model = env.task.arm.model
     assert not (env.segment_at(33, views=OUTSIDE) == model.geom("ball").id)[..., 16, 16].any()
-    env._sim._batch.bind("mocap_pos")[0, 0] = model.site("look_at").pos
+    env.sim._batch.bind("mocap_pos")[0, 0] = model.site("look_at").pos
     assert (env.segment_at(33, views=OUTSIDE) == model.geom("ball").id)[..., 16, 16].all()
 
 

@@ -1,0 +1,102 @@
+"""Other layouts of recorded episodes: each module has a reader, a child of `Clips`, and `export` where we write the layout too."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from robo_repr.core.errors import Failure, UserError, unknown
+from robo_repr.core.files import remove
+from robo_repr.data.base import BrokenEpisode, Clips
+
+# name -> module, reader, whether it is written too
+FORMATS = {
+    "lerobot": ("lerobot", "LeRobotClips", True),
+    "minari": ("minari", "MinariClips", True),
+    "r3m": ("r3m", "ManifestClips", True),
+    "robomimic": ("robomimic", "RobomimicClips", False),
+}
+
+
+def reader(format: str) -> type[Clips]:
+    """The class that reads a layout, called with a path.
+
+    Raises:
+        UserError: there is no such layout.
+    """
+    module, name, _ = _entry(format)
+    return getattr(module, name)
+
+
+def exporter(format: str) -> Callable[..., None]:
+    """The function that writes a layout: ``export(clips, out, progress=None)``; `progress` gets the number of episodes that are done.
+
+    Raises:
+        UserError: there is no such layout, or it is only read.
+    """
+    module, _, writes = _entry(format)
+    if not writes:
+        written = ", ".join(name for name, (_, _, writes) in FORMATS.items() if writes)
+        raise UserError(f"format={format} is only read here. Export to one of: {written}.")
+    return module.export
+
+
+def _entry(format: str) -> tuple[Any, str, bool]:
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    module, name, writes = FORMATS[format]
+    return import_module(f"{__name__}.{module}"), name, writes
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when all is written, and is removed when anything goes wrong.
+
+    Raises:
+        UserError: `out` is there and not empty, or nothing can be made beside it.
+        Failure: the disk is full or not writable.
+    """
+    out = Path(os.path.abspath(out))
+    if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is there already, so nothing was written. Choose a new or empty folder.")
+    beside = out.with_name(f".{out.name}.partial")
+    try:
+        remove(beside)  # of an export that was killed
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}). Choose another folder, or make it writable.") from error
+    try:
+        yield beside
+        beside.rename(out)
+    except BaseException as error:
+        remove(beside)
+        if isinstance(error, OSError):
+            raise Failure(
+                f"{out} could not be written ({error.strerror or error}), and nothing of it was left. Free space or choose another folder, "
+                "and export again."
+            ) from error
+        raise
+
+
+def whole_episodes(clips: Clips, progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and frames of each episode in turn. Damaged ones are named on the standard error and left out.
+
+    Raises:
+        UserError: not one can be read.
+    """
+    whole = 0
+    for episode in range(len(clips)):
+        try:
+            clip = clips[episode]
+        except BrokenEpisode as error:
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            whole += 1
+            yield episode, clip
+        if progress is not None:
+            progress(episode + 1)
+    if not whole:
+        raise UserError(f"{clips.name} has no episode that can be read, so there is nothing to export. Look at what broke: {clips.broken}")

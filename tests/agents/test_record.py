@@ -1,0 +1,163 @@
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from agents.base import ExpertPolicy
+from agents.evaluate import evaluate, evaluation_env
+from agents.record import FIRST_ID, record
+from agents.record_tasks import record_all
+from envs import make_env
+from robo_repr.core.config import RecordConfig
+from robo_repr.core.errors import Failure, UserError
+from robo_repr.data.store import ClipStore, ClipWriter
+
+SMALL = {"views": ["wrist", "front"], "image_size": 16, "horizon": 15, "episodes": 5, "num_envs": 2, "camera": "L2"}
+
+
+def made(out, task="reach", stop=lambda: False, waves=None, **settings):
+    waves = [] if waves is None else waves
+    return record(RecordConfig(**{**SMALL, **settings}), task, out, command="here", on_wave=lambda r: waves.append(r.episodes), stop=stop)
+
+
+def equal(one, other):
+    one, other = ClipStore(one), ClipStore(other)
+    assert one.lengths.tolist() == other.lengths.tolist() and one.episodes == other.episodes and set(one.fields) == set(other.fields)
+    return all(np.array_equal(a[key], b[key]) for a, b in zip(one, other, strict=True) for key in one.fields)
+
+
+def test_what_is_recorded_is_what_the_worlds_did(tmp_path):
+    recorded = made(tmp_path / "clips", policy="noisy_expert", ground_truth=["depth", "segmentation", "poses", "keypoints"])
+    clips = ClipStore(tmp_path / "clips")
+    assert (len(clips), clips.views, clips.size, clips.fps) == (5, ["wrist", "front"], (16, 16), 20)
+    assert clips.lengths.tolist() == [16] * 5 and recorded.pictures == 5 * 16 * 2
+    # The same episodes once more, one by one, driven by the recorded actions.
+    settings = {"views": ["wrist", "front"], "camera": "L2", "image_size": 16, "horizon": 15}
+    env = make_env("reach", **settings, episode_ids=[FIRST_ID + i for i in range(5)], autoreset=False)
+    for clip, details in zip(clips, clips.episodes, strict=True):
+        obs, _ = env.reset() if details["episode_id"] > FIRST_ID else env.reset(seed=0)
+        for step in range(15):
+            assert all(np.array_equal(obs[key][0], clip[key][step]) for key in ("images", "state", "camera"))
+            assert np.abs(clip["actions"][step]).max() > 0
+            obs, reward, *_, info = env.step(clip["actions"][step][None])
+            assert reward[0] == clip["reward"][step]
+        assert all(np.array_equal(obs[key][0], clip[key][15]) for key in ("images", "state", "camera"))
+        assert not clip["actions"][15].any() and clip["reward"][15] == 0 and clip["is_last"].tolist() == [False] * 15 + [True]
+        assert details["success"] == bool(info["success"][0]) and not clip["is_terminal"].any()
+        assert clip["language"] in env.task.instructions
+    env.close()
+    assert clip["depth"].shape == clip["segmentation"].shape == (16, 2, 16, 16)
+    assert clip["poses"].shape[1] == len(clips.meta["pose_names"]) and clip["keypoints"].shape[2] == len(clips.meta["keypoint_names"])
+    assert clips.meta["segment_names"][int(clip["segmentation"].max())]
+
+
+@pytest.mark.parametrize("policy", ["noisy_expert", "random"])
+def test_a_recording_goes_on_as_if_it_had_not_been_stopped(tmp_path, policy):
+    made(tmp_path / "whole", policy=policy)
+    asked = 0
+
+    def stop():
+        nonlocal asked
+        asked += 1
+        return asked > 20  # in the second wave
+
+    waves: list[int] = []
+    assert made(tmp_path / "parts", policy=policy, stop=stop, waves=waves).episodes == 2 and waves == [2]
+    assert made(tmp_path / "parts", policy=policy, episodes=4, num_envs=16).episodes == 4
+    assert made(tmp_path / "parts", policy=policy).pictures == 32  # one more episode
+    assert made(tmp_path / "parts", policy=policy).pictures == 0
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+    made(tmp_path / "other", policy=policy, seed=1)
+    assert not np.array_equal(ClipStore(tmp_path / "whole")[0]["state"], ClipStore(tmp_path / "other")[0]["state"])
+
+
+def test_evaluations_and_recordings_share_no_episode(tmp_path):
+    made(tmp_path / "clips", episodes=2)
+    env = make_env("reach", views=[], horizon=15, num_envs=2, episode_ids=[0, 1], seed=0)
+    obs, _ = env.reset()
+    env.close()
+    assert not {tuple(row) for row in obs["state"].tolist()} & {tuple(clip["state"][0].tolist()) for clip in ClipStore(tmp_path / "clips")}
+
+
+def test_the_expert_succeeds_in_recordings_too(tmp_path):
+    recorded = made(tmp_path / "clips", horizon=None, episodes=4, num_envs=4)
+    with evaluation_env(4, task="reach", views=[]) as env:
+        assert evaluate(env, ExpertPolicy(env), 4).success.sum() == recorded.success == 4
+    assert made(tmp_path / "random", policy="random", horizon=None, episodes=4).success == 0
+
+
+def test_a_killed_recording_goes_on(tmp_path):
+    words = ["episodes=4", "num_envs=1", "views=[front]", "image_size=16", "horizon=12", f"out={tmp_path}/killed"]
+    code = (
+        "import os, signal, sys; import robo_repr.data.store as store\n"
+        "add = store.ClipWriter.add\n"
+        "def killed(self, *args, **details):\n"
+        "    if len(self) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    add(self, *args, **details)\n"
+        "store.ClipWriter.add = killed\n"
+        "from scripts.record_clips import run, main, RecordConfig; main(RecordConfig, run)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, *words], capture_output=True).returncode == -signal.SIGKILL
+    assert len(ClipStore(tmp_path / "killed")) == 2
+    for place in ("killed", "whole"):
+        made(tmp_path / place, episodes=4, num_envs=1, views=["front"], horizon=12, camera="L1")
+    assert equal(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_tasks_are_recorded_side_by_side(tmp_path):
+    for place, workers in (("one", 1), ("two", 2)):
+        cfg = RecordConfig(**SMALL, task=["reach", "drawer"], out=str(tmp_path / place), workers=workers)
+        assert record_all(cfg, "here") == 0
+    assert all(equal(tmp_path / "one" / task, tmp_path / "two" / task) for task in ("reach", "drawer"))
+
+
+def test_a_full_disk_stops_the_recording_and_keeps_what_was_written(tmp_path, monkeypatch):
+    add = ClipWriter.add
+
+    def full(self, *args, **details):
+        if len(self) == 3:
+            raise Failure("No space left on device")
+        add(self, *args, **details)
+
+    monkeypatch.setattr(ClipWriter, "add", full)
+    with pytest.raises(Failure, match="No space left"):
+        made(tmp_path / "clips")
+    monkeypatch.undo()
+    made(tmp_path / "clips")
+    made(tmp_path / "whole")
+    assert equal(tmp_path / "clips", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"policy": "expret"}, "Did you mean policy=expert"),
+        ({"task": "reech"}, "Did you mean task=reach"),
+        ({"task": ["reach", "reach"]}, "several different ones"),
+        ({"task": []}, "Name one task"),
+        ({"views": ["frnt"]}, "Did you mean views=front"),
+        ({"views": []}, "records no pictures"),
+        ({"camera": "L9"}, "camera=L9 is not known"),
+        ({"ground_truth": ["detph"]}, "Did you mean ground_truth=depth"),
+        ({"ground_truth": 3}, "ground_truth=3 is not possible"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(tmp_path, settings, says):
+    with pytest.raises(UserError, match=says):
+        record_all(RecordConfig(**{**SMALL, **settings}, out=str(tmp_path / "clips")), "here")
+    assert not (tmp_path / "clips").exists()
+
+
+def test_other_settings_do_not_go_into_the_same_store(tmp_path):
+    made(tmp_path / "clips", episodes=1)
+    for change, says in (
+        ({"camera": "L3"}, "camera: L2 before, L3 now"),
+        ({"policy": "random"}, "policy: expert before"),
+        ({"seed": 1}, "seed: 0"),
+    ):
+        with pytest.raises(UserError, match=says):
+            made(tmp_path / "clips", **change)
+    assert len(ClipStore(tmp_path / "clips")) == 1
