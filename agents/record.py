@@ -13,18 +13,20 @@ import torch
 
 from agents.base import ExpertPolicy, Policy
 from envs import BatchEnv, make_env
-from envs.checks import check_views
+from envs.checks import check_views, free_memory
 from envs.render import BACKEND
 from envs.truth import GroundTruth
 from robo_repr.core.config import RecordConfig
 from robo_repr.core.errors import UserError, unknown
+from robo_repr.core.files import home_expanded
 from robo_repr.core.run import versions
 from robo_repr.core.seeding import rng
 from robo_repr.data.store import ClipWriter
 
 POLICIES = ("expert", "noisy_expert", "random")
 FIRST_ID = 10**9  # of recorded episodes among the fixed ones: evaluations use those from 0 on, so nobody is tested on what was recorded
-BUFFERED = 2**30  # bytes of frames that wait to be written
+BUFFERED = 2**30  # bytes of frames that are being recorded or wait to be written
+BUFFERS = 2  # one wave is recorded while the one before is written
 
 
 @dataclass
@@ -103,12 +105,12 @@ def record(
     seen = run.settings.get("views", [])  # by the policy
     size = cfg.image_size or run.settings.get("image_size", 84)
     settings = {
-        **{"quality": "fast", "image_size": size, "horizon": cfg.horizon},
+        **{"quality": cfg.quality or "fast", "image_size": size, "horizon": cfg.horizon},
         **{**run.settings, "camera": cfg.camera, "appearance": cfg.appearance, "seed": cfg.seed},
         "views": [*seen, *(view for view in views if view not in seen)],
         "autoreset": False,
     }
-    # A store tells of what its first world shows, so a small one is built before the worlds that are needed are known.
+    # What the store says of its episodes is asked of one world, before it is known how many are needed.
     with closing(make_env(task, **settings)) as probe:
         assert isinstance(probe, BatchEnv)
         _policy(cfg, run, probe)
@@ -120,31 +122,31 @@ def record(
             "seed": cfg.seed,
             "horizon": probe.horizon,
         }
-        how = {"policy": cfg.policy, **({"noise": cfg.noise} if cfg.policy == "noisy_expert" else {}), **run.about}
+        policy = cfg.policy if run.parts is None else str(Path(cfg.policy))
+        how = {"policy": policy, **({"noise": cfg.noise} if cfg.policy == "noisy_expert" else {}), **run.about}
         made_by = {"command": command, "versions": versions(), "seed": cfg.seed}
         meta = {"task": task, **how, **about, "renderer": f"mujoco {BACKEND}", **truth.names, "made_by": made_by}
-        frame = (3 + 2 * len(set(truth.keys) & {"depth", "segmentation"})) * len(views) * size**2
-        most = max(1, BUFFERED // (2 * frame * (probe.horizon + 1)))
+        worlds = min(cfg.num_envs, _room(probe.horizon + 1, len(views), size, truth.keys))
         fps = probe.metadata["render_fps"]
     with ClipWriter(out, views=views, size=(size, size), fps=fps, meta=meta) as writer:
         done = writer.episodes
         recorded = Recorded(out, len(done), sum(bool(episode.get("success")) for episode in done))
-        ids = [FIRST_ID + i for i in range(len(done), cfg.episodes)]
-        if not ids:
+        if len(done) >= cfg.episodes:
             return recorded
-        waves = -(-len(ids) // min(most, cfg.num_envs, len(ids)))
-        worlds = make_env(task, **settings, num_envs=-(-len(ids) // waves), episode_ids=ids)
-        assert isinstance(worlds, BatchEnv)
-        with closing(worlds), ThreadPoolExecutor(1) as pool:
-            recorder = _Recorder(worlds, _policy(cfg, run, worlds), GroundTruth(worlds, truth.keys, views, size), seen, views, size)
+        first, waves, worlds = _waves(len(done), cfg.episodes, worlds, exact=run.parts is None)
+        ids = [FIRST_ID + first + i for i in range(waves * worlds)]
+        env = make_env(task, **settings, num_envs=worlds, episode_ids=ids)
+        assert isinstance(env, BatchEnv)
+        with closing(env), ThreadPoolExecutor(1) as pool:
+            recorder = _Recorder(env, _policy(cfg, run, env), GroundTruth(env, truth.keys, views, size), seen, views, size)
             written: Future | None = None
             began = time.perf_counter()
             try:
-                for wave in range(waves):
+                for begin in range(first, first + waves * worlds, worlds):
                     episodes = recorder.wave(stop)
                     if episodes is None:
                         break
-                    episodes = episodes[: len(ids) - wave * worlds.num_envs]  # the last wave's other worlds began anew
+                    episodes = episodes[max(0, len(done) - begin) : cfg.episodes - begin]
                     if written:
                         written.result()
                     written = pool.submit(_write, writer, episodes)
@@ -158,6 +160,38 @@ def record(
                     written.result()
             recorded.seconds = time.perf_counter() - began
     return recorded
+
+
+def _waves(done: int, episodes: int, most: int, exact: bool) -> tuple[int, int, int]:
+    """How the episodes from `done` on are recorded: the first one, how many waves, and how many worlds.
+
+    Args:
+        exact: whether an episode comes out the same among any number of others. A network's last bits do not, so its worlds are always as
+            many, and a wave that was left unfinished is run again from its first episode.
+    """
+    if not exact:
+        first = done // most * most
+        return first, -(-(episodes - first) // most), most
+    waves = -(-(episodes - done) // most)
+    return done, waves, -(-(episodes - done) // waves)  # even ones
+
+
+def _room(frames: int, views: int, size: int, truth: list[str]) -> int:
+    """How many worlds' episodes of so many frames can be kept at once.
+
+    Raises:
+        UserError: not a single one.
+    """
+    pixels = 3 + 2 * len({"depth", "segmentation"} & set(truth))  # bytes of each
+    episode = BUFFERS * frames * views * size**2 * pixels
+    free = free_memory()
+    if free is not None and episode > free:
+        raise UserError(
+            f"An episode does not fit into memory: {frames} frames of {views} views at image_size={size} need {episode / 1e9:,.1f} GB "
+            f"while they are recorded, and {free / 1e9:,.1f} GB are free. Use smaller pictures, fewer views, a shorter horizon or less "
+            "ground_truth."
+        )
+    return max(1, min(BUFFERED, free or BUFFERED) // episode)
 
 
 class _Recorder:
@@ -237,7 +271,7 @@ def _load(cfg: RecordConfig, task: str | None) -> _Run:
     """The run whose policy shall act; next to nothing where it is one of `POLICIES`."""
     if cfg.policy in POLICIES:
         return _Run(task or "reach")
-    folder = Path(cfg.policy)
+    folder = home_expanded(cfg.policy)
     if not folder.is_dir():
         words = str(unknown("policy", cfg.policy, POLICIES))
         raise UserError(f"{words} A policy that was trained is named by the folder of its run, but there is no folder {cfg.policy}.")

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import queue
+import shlex
 import signal
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ from agents.record import Recorded, record, tasks_of
 from envs.registry import task_class
 from robo_repr.core.config import RecordConfig
 from robo_repr.core.errors import Failure, UserError
+from robo_repr.core.files import home_expanded
 from robo_repr.core.signals import Signals
 from robo_repr.core.summary import percent
 from robo_repr.data.store import ClipStore
 
 MOST_WORKERS = 2
+MENDING = (
+    "What was recorded is whole; the same command goes on. If memory is short, use workers=1, fewer worlds (num_envs) or smaller pictures."
+)
 LINE_EVERY = 30.0  # seconds between lines where there is no terminal
 
 
@@ -39,7 +45,7 @@ def record_all(cfg: RecordConfig, command: str) -> int:
     tasks = tasks_of(cfg)
     for task in tasks:
         task_class(task)  # an unknown one shows before anything is written
-    out = Path(cfg.folder([])).expanduser()
+    out = home_expanded(cfg.folder([]))
     places = {task: out / task if len(tasks) > 1 else out for task in tasks}
     console = Console(highlight=False)
     console.out(f"writing to {out}")
@@ -59,7 +65,7 @@ def record_all(cfg: RecordConfig, command: str) -> int:
     if signals.caught:
         console.out("interrupted. What was recorded is whole; the same command goes on.")
         return 128 + signals.caught
-    console.out(f"look at it: python scripts/clips.py show {out}")
+    console.out(f"look at it: python scripts/clips.py show {shlex.quote(str(out))}")
     return 0
 
 
@@ -124,28 +130,31 @@ def _in_processes(cfg: RecordConfig, places: dict[str, Path], command: str, work
         process.start()
     failures: list[UserError] = []
     open_jobs = len(places)
-    while open_jobs and not failures:
-        if signals.caught:
-            stop.set()
-        try:
-            task, news, ended = told.get(timeout=0.2)
-        except queue.Empty:
-            if not any(process.is_alive() for process in processes) and told.empty():
-                break
-            if dead := [process.exitcode for process in processes if process.exitcode]:
-                failures.append(
-                    Failure(f"A process that records ended with code {dead[0]}: killed, perhaps for want of memory. Use workers=1.")
-                )
-            continue
-        if isinstance(news, UserError):
-            failures.append(news)
-        else:
-            bars.show(task, news)
-        open_jobs -= ended
-    stop.set()
-    for process in processes:
-        process.join(timeout=30)
-        process.kill()
+    try:
+        while open_jobs and not failures:
+            if signals.caught:
+                stop.set()
+            try:
+                task, news, ended = told.get(timeout=0.2)
+            except queue.Empty:
+                codes = [process.exitcode for process in processes]
+                if any(codes):
+                    failures.append(
+                        Failure(f"A process that records ended with code {next(filter(None, codes))}. Was it killed? {MENDING}")
+                    )
+                elif all(code == 0 for code in codes) and told.empty():
+                    break  # they were told to stop
+                continue
+            if isinstance(news, UserError):
+                failures.append(news)
+            else:
+                bars.show(task, news)
+            open_jobs -= ended
+    finally:  # whatever happens, no process stays behind
+        stop.set()
+        for process in processes:
+            process.join(timeout=30)
+            process.kill()
     if failures:
         raise failures[0]
 
@@ -168,3 +177,6 @@ def _work(cfg: RecordConfig, command: str, waiting: Any, told: Any, stop: Any, p
             told.put((task, recorded, True))
         except UserError as error:
             told.put((task, error, True))
+        except Exception as error:
+            traceback.print_exc()
+            told.put((task, Failure(f"{task} could not be recorded ({type(error).__name__}: {error}). {MENDING}"), True))

@@ -17,8 +17,6 @@ import functools  # noqa: E402
 import queue  # noqa: E402
 import threading  # noqa: E402
 import weakref  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from contextlib import contextmanager  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from importlib import import_module  # noqa: E402
 
@@ -128,8 +126,8 @@ class Renderer:
             )
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
-        """Fills out (n, V, H, W, ...), row by row from the top, with what its type stands for in `PICTURES`. Geoms are drawn without
-        antialiasing, whatever the quality.
+        """Fills out (n, V, H, W, ...), row by row from the top, with what its type stands for in `PICTURES`. Geoms and depth are drawn
+        without antialiasing, whatever the quality.
 
         Raises:
             Failure: a worker could not draw: its context is lost, memory ran out, the scene has too many geoms. `out` is not to be used.
@@ -192,45 +190,11 @@ def _close_all_at_exit() -> None:
     atexit.register(lambda: [renderer.close() for renderer in list(_OPEN)])
 
 
-class _Gate:
-    """Threads that draw pass it together; one that reads back, or makes or frees a context, passes it alone.
-
-    Mesa's software driver (22.3) looks through the unfinished pictures of all contexts of the process whenever one of them reads pixels or
-    loads a texture. The others' threads may be drawing them or taking them down meanwhile, and the process crashes: seldom, about once in
-    a million pictures.
-    """
-
-    def __init__(self):
-        self._changed = threading.Condition()
-        self._together, self._waiting, self._alone = 0, 0, False
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone and not self._waiting)
-            self._together += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._together -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            self._waiting += 1
-            self._changed.wait_for(lambda: not self._alone and not self._together)
-            self._waiting, self._alone = self._waiting - 1, True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._changed.notify_all()
-
-
-_GATE = _Gate()
+# One thread at a time may be inside OpenGL. Mesa's software driver (22.3) looks through the unfinished pictures of all contexts of the
+# process when one of them reads pixels, loads a texture or takes up vertices. The others' threads may be drawing these pictures or taking
+# them down meanwhile, and the process crashes: seldom, about once in a million pictures. Scenes are prepared side by side, and processes
+# draw in parallel; on a graphics card drawing takes a small part of the time.
+_OPENGL = threading.Lock()
 
 
 class _Worker:
@@ -260,7 +224,7 @@ class _Worker:
     def main(model: mujoco.MjModel, quality: str, jobs: queue.SimpleQueue, ready: queue.SimpleQueue) -> None:
         # Every failure is answered, whatever it is: someone waits for it.
         try:
-            with _GATE.alone():
+            with _OPENGL:
                 worker = _Worker(model, quality)
         except BaseException as error:
             ready.put(error)
@@ -274,15 +238,16 @@ class _Worker:
                 done.put(None)
             except BaseException as error:
                 done.put(error)
-        with _GATE.alone():
+        with _OPENGL:
             worker.context.free()
             worker.gl.free()
 
     def draw(self, shots: list[Shot], out: np.ndarray) -> None:
         height, width = out.shape[2:4]
         shows_ids, shows_depth = (out.dtype == PICTURES[kind][0] for kind in ("geoms", "depth"))
-        self.scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = self.scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = shows_ids
-        self.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = not shows_depth  # the sky would be a box a few metres away
+        # As ids nothing is blended: neither edges, whose depth would be between near and far, nor a sky that is a box a few metres away.
+        unblended = shows_ids or shows_depth
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = self.scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = unblended
         viewport = mujoco.MjrRect(0, 0, width, height)
         flipped = np.empty((height, width, 3), dtype=np.uint8)
         buffer = np.empty((height, width), dtype=np.float32) if shows_depth else None
@@ -302,10 +267,8 @@ class _Worker:
             self._apply(shot.look)
             for pose, picture in zip(shot.cameras, pictures, strict=True):
                 self._aim(pose)
-                with _GATE.together():
+                with _OPENGL:
                     mujoco.mjr_render(viewport, self.scene, self.context)
-                    mujoco.mjr_finish()
-                with _GATE.alone():
                     mujoco.mjr_readPixels(flipped, buffer, viewport, self.context)
                 if buffer is not None:
                     picture[:] = self._metres(buffer[::-1])
@@ -318,7 +281,7 @@ class _Worker:
         if code:
             raise MemoryError("on the graphics card") if code == _GL_OUT_OF_MEMORY else RuntimeError(f"OpenGL error 0x{code:04x}")
         read = self.unread.copy()
-        with _GATE.alone():
+        with _OPENGL:
             mujoco.mjr_readPixels(read, None, mujoco.MjrRect(0, 0, read.shape[1], 1), self.context)
         if np.array_equal(read, self.unread):
             raise RuntimeError("the OpenGL context is lost: pictures cannot be read back")

@@ -8,7 +8,8 @@ export PATH format=FORMAT out=FOLDER   writes clips in another format
 
 PATH    a clip store, a folder of stores, or a folder of videos or of images [kind=videos|images] [size=224] ...; several paths
         are read as one
-FORMAT  lerobot, minari, r3m, and to import also robomimic; further keys are those of the format, such as views=[front,wrist]
+FORMAT  lerobot, minari, r3m, and to import also robomimic, videos, images; further keys are those of the format, such as
+        views=[front,wrist] or size=128
 """
 
 import inspect
@@ -314,11 +315,11 @@ def show(asked: Asked) -> int:
 
 def picture_folder(folder: Path) -> Path:
     """The folder, made; never one inside a store."""
-    from robo_repr.data.store import is_store
+    from robo_repr.data.store import store_around
 
-    inside = [above for above in (folder, *Path(os.path.abspath(folder)).parents) if is_store(above)]
+    inside = store_around(folder / "sheet.png")
     if inside:
-        raise UserError(f"out={folder} lies in the clip store {inside[0]}, where only clips belong. Choose another folder: out=FOLDER.")
+        raise UserError(f"out={folder} lies in the clip store {inside}, where only clips belong. Choose another folder: out=FOLDER.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -375,7 +376,9 @@ def destination(asked: Asked) -> tuple[Path, str, dict[str, str]]:
     """`out`, `format` and the other settings."""
     rest = dict(asked.settings)
     if "format" not in rest:
-        raise UserError(f"{asked.command}: no format is named. Write format=lerobot, minari or r3m, or to import also robomimic.")
+        raise UserError(
+            f"{asked.command}: no format is named. Write format=lerobot, minari or r3m, or to import also robomimic, videos or images."
+        )
     if "out" not in rest:
         raise UserError(f"{asked.command}: no folder to write to is named. Write out=FOLDER, a new or empty one.")
     return Path(rest.pop("out")).expanduser(), rest.pop("format"), rest

@@ -3,6 +3,8 @@
 The same command again goes on where it was stopped, by Ctrl-C or by kill -9; a larger episodes= adds to the store.
 """
 
+import shlex
+
 from robo_repr.core.cli import main
 from robo_repr.core.config import RecordConfig
 
@@ -11,7 +13,7 @@ def run(config: RecordConfig, overrides: list[str]) -> int:
     # Late, so that --help and mistakes in the settings do not wait for torch.
     from agents.record_tasks import record_all
 
-    return record_all(config, " ".join(["python", RecordConfig.program, *overrides]))
+    return record_all(config, shlex.join(["python", RecordConfig.program, *overrides]))
 
 
 if __name__ == "__main__":

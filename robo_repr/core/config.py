@@ -138,7 +138,7 @@ class RecordConfig:
 
     command: ClassVar[str] = "record_clips"
     program: ClassVar[str] = "scripts/record_clips.py"
-    apart: ClassVar[str] = "out=demos${seed}"
+    apart: ClassVar[str] = "out=demos${seed}_${image_size}"
     groups: ClassVar[dict[str, str]] = {}
     examples: ClassVar[tuple[str, ...]] = (
         "python scripts/record_clips.py task=reach episodes=50 out=demos",
@@ -169,8 +169,9 @@ class RecordConfig:
         """Where the clips go."""
         if self.out:
             return self.out
-        policy = "-".join(Path(self.policy).parts[-2:])
-        return f"runs/clips/{'-'.join(map(_folder_text, (self.task or 'reach', policy, self.camera, self.appearance, f's{self.seed}')))}"
+        run = "/" in self.policy  # which tells the task
+        words = [self.task or ("reach" if not run else None), "-".join(Path(self.policy).parts[-2:]), self.camera, self.appearance]
+        return f"runs/clips/{'-'.join(_folder_text(word) for word in words if word)}-s{self.seed}"
 
     def validate(self) -> None:
         """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""

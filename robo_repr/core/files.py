@@ -39,3 +39,8 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def home_expanded(path: str | Path) -> Path:
+    """With ``~`` replaced by the home folder, where there is one of that name."""
+    return Path(os.path.expanduser(path))

@@ -8,17 +8,41 @@ import numpy as np
 
 from robo_repr.core.errors import UserError
 
-# What a frame can hold; per frame, that is without the time axis. V views, S state, A actions, O objects, P points.
+
+@dataclass(frozen=True)
+class Kind:
+    """What a key stands for.
+
+    Attributes:
+        axes: of a frame, that is without the time axis: V views, H x W pixels, S state, A actions, O objects, P points, or a number.
+        dtype: of its numbers.
+        what: they mean.
+    """
+
+    axes: tuple[str | int, ...]
+    dtype: str
+    what: str
+
+    def fits(self, shape: tuple[int, ...], dtype: np.dtype, sizes: dict[str, int]) -> bool:
+        """Whether frames of that shape and type are of this kind, the axes in `sizes` being of that size."""
+        wanted = [axis if isinstance(axis, int) else sizes.get(axis) for axis in self.axes]
+        return dtype == self.dtype and len(shape) == len(wanted) and all(a in (None, b) for a, b in zip(wanted, shape, strict=True))
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, self.axes))}{',' if len(self.axes) == 1 else ''}) {self.dtype}"
+
+
+# What a frame can hold.
 FIELDS = {
-    "images": "(V, 3, H, W) uint8",
-    "state": "(S,) float32, what the robot knows of itself",
-    "actions": "(A,) float32, taken after the frame was seen; of no meaning in the last frame of an episode",
-    "reward": "() float32, for that action",
-    "camera": "(V, 8) float32, world pose of each camera: position 3 in metres, quaternion wxyz 4, vertical field of view in degrees 1",
-    "depth": "(V, H, W) float16, metres along the optical axis, infinite where nothing is",
-    "segmentation": "(V, H, W) int16, what each pixel shows as an index into the store's `segment_names`, -1 where nothing is",
-    "poses": "(O, 7) float32, position 3 in metres and quaternion wxyz 4 of the store's `pose_names` in the world",
-    "keypoints": "(V, P, 3) float32, column and row in pixels and depth in metres of the store's `keypoint_names`, also where hidden",
+    "images": Kind(("V", 3, "H", "W"), "uint8", "what the cameras saw"),
+    "state": Kind(("S",), "float32", "what the robot knows of itself"),
+    "actions": Kind(("A",), "float32", "taken after the frame was seen; of no meaning in the last frame of an episode"),
+    "reward": Kind((), "float32", "for that action"),
+    "camera": Kind(("V", 8), "float32", "world poses: position 3 in metres, quaternion wxyz 4, vertical field of view in degrees 1"),
+    "depth": Kind(("V", "H", "W"), "float16", "metres along the optical axis, infinite where nothing is"),
+    "segmentation": Kind(("V", "H", "W"), "int16", "index into meta's `segment_names`, -1 where nothing is"),
+    "poses": Kind(("O", 7), "float32", "position 3 in metres and quaternion wxyz 4 of meta's `pose_names` in the world"),
+    "keypoints": Kind(("V", "P", 3), "float32", "column and row in pixels, depth in metres of meta's `keypoint_names`, also where hidden"),
 }
 MARKS = ("is_first", "is_last", "is_terminal")  # (T,) bool; made from the episodes' ends, never stored
 

@@ -1,5 +1,6 @@
 """One way to whatever holds clips: a store, a folder of stores, videos, images, or several of them read as one."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from robo_repr.core.config import build, load_part
 from robo_repr.core.errors import UserError, unknown
+from robo_repr.core.files import home_expanded
 from robo_repr.data.base import Clips, Field
 
 NAMES = {"segmentation": "segment_names", "poses": "pose_names", "keypoints": "keypoint_names"}  # field -> what its numbers stand for
@@ -31,8 +33,8 @@ def open_clips(path: str | Path | Sequence[str | Path], kind: str | None = None,
         if not path:
             raise UserError("No clips are named: the list of paths is empty. Give at least one folder.")
         return join([open_clips(one, kind, **how) for one in path])
-    path = Path(path).expanduser()
-    if not path.exists():
+    path = home_expanded(path)
+    if not os.path.exists(path):  # Path's own raises for names that are too long
         raise UserError(f"{path} is not there. Give a clip store, a folder of videos or a folder of images; {EXAMPLE} makes a store.")
     kind = kind or _kind_of(path)
     part = load_part("data", kind)

@@ -8,6 +8,7 @@ The layout of the arrays is that of Diffusion Policy's replay buffer (Chi et al.
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
-from robo_repr.core.errors import Failure, UserError
+from robo_repr.core.errors import Failure, UserError, unknown
 from robo_repr.core.files import write_whole
 from robo_repr.core.lock import drop_lock, take_lock
 from robo_repr.data.base import FIELDS, BrokenEpisode, Clips, Field
@@ -31,11 +32,18 @@ SMALL = 4096  # bytes of a frame's small numbers
 # Plain Zstandard: blosc's splits the data into blocks, which finds a third of the repetitions between frames. The checksum comes last, so
 # that a flipped bit is found before anything is decompressed.
 _CODECS = (ZstdCodec(level=1), Crc32cCodec())
+# A black picture too: a chunk whose file is missing is damage. Zarr does not note this on disk, so whoever writes has to say it again.
+_ALL_CHUNKS: Any = {"write_empty_chunks": True}
 
 
 def is_store(path: Path) -> bool:
     """Whether a folder is a clip store, of whatever version."""
     return _attributes(path).get("format") == FORMAT
+
+
+def store_around(path: Path) -> Path | None:
+    """The clip store that a path lies in; None where there is none."""
+    return next((above for above in path.absolute().parents if is_store(above)), None)
 
 
 class ClipStore(Clips):
@@ -56,9 +64,9 @@ class ClipStore(Clips):
         self.path = Path(path)
         self.name = str(path)
         attributes = read_attributes(self.path)
-        self.views, self.size, self.fps, self.meta = _described(self.path, attributes)
-        group = _open_group(self.path)
-        ends = whole_ends(group)
+        self.views, self.size, self.fps, self.meta = (attributes[key] for key in ("views", "size", "fps", "meta"))
+        group = _open_group(self.path.absolute())  # a reader may go elsewhere
+        ends = whole_ends(group, self.path)
         self.lengths = np.diff(ends, prepend=0)
         self._starts = ends - self.lengths
         self.episodes = read_episodes(self.path, len(ends))
@@ -74,6 +82,9 @@ class ClipStore(Clips):
         self._frames = frames
         self._columns: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._columns_lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path.absolute(),)  # another process opens it anew
 
     def read_fields(self, episode: int, start: int, stop: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         first = int(self._starts[episode])
@@ -136,8 +147,10 @@ class ClipWriter:
 
     def __init__(self, path: str | Path, *, views: Sequence[str], size: tuple[int, int], fps: float, meta: Mapping[str, Any] | None = None):
         self.path = Path(path)
-        about = {"views": list(views), "size": [int(edge) for edge in size], "fps": float(fps), "meta": dict(meta or {})}
+        about = {"views": list(views), "size": tuple(map(int, size)), "fps": float(fps), "meta": json.loads(json.dumps(meta or {}))}
         with _writing(self.path, UserError):
+            if inside := store_around(self.path):
+                raise UserError(f"{self.path} lies in the clip store {inside}, where only its own clips belong. Choose another folder.")
             if self.path.exists() and not is_store(self.path) and (not self.path.is_dir() or any(_foreign(self.path))):
                 raise UserError(f"{self.path} is there and is no clip store, so nothing was written. Choose a new or empty folder.")
             self.path.mkdir(parents=True, exist_ok=True)
@@ -181,9 +194,12 @@ class ClipWriter:
         """
         frames = {key: np.asarray(value) for key, value in frames.items()}
         self._check(frames)
-        line = json.dumps({**episode, "episode": len(self)}, allow_nan=False)
+        try:
+            line = json.dumps({**episode, "episode": len(self)}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.path}: what is known of the episode cannot be written as JSON ({error}): {episode}.") from error
         with _writing(self.path, Failure):
-            if not self._arrays:
+            if not self._ends:  # nor is what a first episode that failed has left
                 self._make_arrays(frames)
             start = self._ends[-1] if self._ends else 0
             end = start + len(frames["images"])
@@ -212,20 +228,20 @@ class ClipWriter:
         before = read_attributes(self.path)
         self._compare(about, before)
         self._group = zarr.open_group(LocalStore(self.path), mode="r+")
-        for unfinished in self.path.rglob("*.partial"):  # of a writer that was killed while it wrote a file
-            unfinished.unlink()
-        self._end_array = (
-            _array(self._group, "meta/episode_ends", self.path) if "meta/episode_ends" in self._group else self._make_end_array()
-        )
-        self._ends = whole_ends(self._group).tolist()
+        for unfinished in (*self.path.glob("*.partial"), *self.path.glob("data/**/*.partial"), *self.path.glob("meta/**/*.partial")):
+            unfinished.unlink()  # of a writer that was killed while it wrote a file
+        self._ends = whole_ends(self._group, self.path).tolist()
+        there = "meta/episode_ends" in self._group
+        self._end_array = _array(self._group, "meta/episode_ends", self.path) if there else self._make_end_array()
         self._end_array.resize((len(self._ends),))
         if self._ends:
-            self._arrays = {key: _array(self._group, f"data/{key}", self.path) for key in before["fields"]}
+            self._arrays = {key: _array(self._group, f"data/{key}", self.path).with_config(_ALL_CHUNKS) for key in before["fields"]}
             lines = [json.dumps(known) + "\n" for known in read_episodes(self.path, len(self._ends))]
             write_whole(self.path / "episodes.jsonl", "".join(lines))
         else:  # killed in its first episode: which keys there are is not settled yet
             self._arrays = {}
             (self.path / "episodes.jsonl").unlink(missing_ok=True)
+            self._group.update_attributes({"fields": []})
             if "data" in self._group:
                 del self._group["data"]
 
@@ -240,7 +256,7 @@ class ClipWriter:
             )
 
     def _make_end_array(self) -> zarr.Array:
-        return self._group.create_array("meta/episode_ends", shape=(0,), dtype="int64", chunks=(1024,), overwrite=True)
+        return self._group.create_array("meta/episode_ends", shape=(0,), dtype="int64", chunks=(1024,), compressors=_CODECS)
 
     def _make_arrays(self, frames: dict[str, np.ndarray]) -> None:
         for key, value in frames.items():
@@ -252,7 +268,7 @@ class ClipWriter:
                 dtype=value.dtype,
                 chunks=(length, *(max(1, edge) for edge in value.shape[1:])),
                 compressors=_CODECS,
-                config={"write_empty_chunks": True},  # a black picture too: a chunk whose file is missing is damage
+                config=_ALL_CHUNKS,
                 overwrite=True,
             )
         self._group.update_attributes({"fields": list(frames)})
@@ -293,10 +309,14 @@ class ClipWriter:
             raise UserError(f"{self.path} takes images (T, {views}, 3, {size[0]}, {size[1]}) of uint8, T at least 1; these are {found}.")
         for key, value in frames.items():
             if key not in FIELDS:
-                raise UserError(f"{key} is no key of a clip. There is: {', '.join(FIELDS)}.")
+                raise unknown("key", key, FIELDS)
+            if not FIELDS[key].fits(value.shape[1:], value.dtype, {"V": views, "H": size[0], "W": size[1]}) or not value.ndim:
+                raise UserError(
+                    f"{self.path}: a frame's {key} is {FIELDS[key]}, {FIELDS[key].what}; this is {_shape((value.shape[1:], value.dtype))}."
+                )
             if len(value) != len(images):
                 raise UserError(f"{key} has {len(value)} frames, but images {len(images)}. All keys of an episode have the same.")
-        if self._arrays:
+        if self._ends:
             expected = {key: (array.shape[1:], array.dtype) for key, array in self._arrays.items()}
             found = {key: (value.shape[1:], value.dtype) for key, value in frames.items()}
             if found != expected:
@@ -306,7 +326,7 @@ class ClipWriter:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a store's group.
+    """The attributes of a store's group: views, size, fps, meta and the names of its fields.
 
     Raises:
         UserError: the folder is no store, or one of a newer version.
@@ -321,7 +341,17 @@ def read_attributes(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is a clip store of version {version}; this suite reads up to version {VERSION}. Update the suite, or record again."
         )
-    return attributes
+    try:
+        height, width = map(int, attributes["size"])
+        return {
+            "views": list(attributes["views"]),
+            "size": (height, width),
+            "fps": float(attributes["fps"]),
+            "meta": dict(attributes["meta"]),
+            "fields": [str(key) for key in attributes["fields"]],
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}/zarr.json is damaged ({type(error).__name__}: {error}). Put back what was there.") from error
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -332,21 +362,29 @@ def _attributes(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _described(path: Path, attributes: dict) -> tuple[list[str], tuple[int, int], float, dict]:
-    try:
-        height, width = attributes["size"]
-        return list(attributes["views"]), (int(height), int(width)), float(attributes["fps"]), dict(attributes["meta"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}/zarr.json is damaged ({type(error).__name__}: {error}). Put back what was there.") from error
+def whole_ends(group: zarr.Group, path: Path) -> np.ndarray:
+    """Ends (E,) of the episodes that are whole: those that rise. Only the last one may be missing, being written.
 
-
-def whole_ends(group: zarr.Group) -> np.ndarray:
-    """Ends (E,) of the episodes that are whole: those that rise. One whose end was being written has none yet."""
+    Raises:
+        UserError: they cannot be read, or are missing although there are frames.
+    """
     if "meta/episode_ends" not in group:
+        if "data" in group:
+            raise _damaged(path, "meta/episode_ends is missing")
         return np.zeros(0, dtype=np.int64)
-    ends = np.asarray(group["meta/episode_ends"], dtype=np.int64)
+    try:
+        ends = np.asarray(group["meta/episode_ends"], dtype=np.int64)
+    except Exception as error:  # a checksum, a decoder: each library has errors of its own
+        raise _damaged(path, f"meta/episode_ends: {' '.join(str(error).split())}") from error
     rising = np.diff(ends, prepend=0) > 0
-    return ends if rising.all() else ends[: int(np.argmin(rising))]
+    whole = len(ends) if rising.all() else int(np.argmin(rising))
+    if whole < len(ends) - 1:
+        raise _damaged(path, f"meta/episode_ends has {whole} of {len(ends)} ends")
+    return ends[:whole]
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} does not tell where its episodes end ({what}), so it can neither be read nor added to. Copy it anew.")
 
 
 def read_episodes(path: Path, count: int) -> list[dict[str, Any]]:
@@ -392,7 +430,7 @@ def _frame_bytes(array: zarr.Array) -> int:
 
 def _foreign(path: Path):
     """What a folder holds beside the traces of a writer that was killed before it wrote anything."""
-    return (file for file in path.iterdir() if file.name != "lock")
+    return (file for file in path.iterdir() if file.name != "lock" and not re.fullmatch(r"zarr\.\w+\.partial", file.name))
 
 
 def _shape(found: tuple | None) -> str:

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -5,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+from agents import record_tasks
 from agents.base import ExpertPolicy
 from agents.evaluate import evaluate, evaluation_env
-from agents.record import FIRST_ID, record
+from agents.record import FIRST_ID, _waves, record
 from agents.record_tasks import record_all
 from envs import make_env
 from robo_repr.core.config import RecordConfig
@@ -73,6 +75,26 @@ def test_a_recording_goes_on_as_if_it_had_not_been_stopped(tmp_path, policy):
     assert not np.array_equal(ClipStore(tmp_path / "whole")[0]["state"], ClipStore(tmp_path / "other")[0]["state"])
 
 
+@pytest.mark.parametrize(("done", "episodes", "most"), [(0, 7, 3), (2, 7, 3), (6, 7, 3), (3, 50, 16), (0, 1, 16), (49, 50, 16)])
+def test_waves_cover_what_is_missing(done, episodes, most):
+    first, waves, worlds = _waves(done, episodes, most, exact=True)
+    assert first == done and waves * worlds - (episodes - done) < waves and worlds <= most
+    first, waves, worlds = _waves(done, episodes, most, exact=False)
+    assert worlds == most and first % most == 0 and first <= done < first + most  # the episodes that were together stay together
+    assert first + (waves - 1) * worlds < episodes <= first + waves * worlds
+
+
+def test_full_quality_is_drawn_and_noted(tmp_path):
+    for quality in ("fast", "full"):
+        made(tmp_path / quality, quality=quality, episodes=1, image_size=48, ground_truth=["depth"])
+    fast, full = (ClipStore(tmp_path / quality) for quality in ("fast", "full"))
+    assert full.meta["quality"] == "full" and not np.array_equal(fast[0]["images"], full[0]["images"])
+    depths = np.stack([clips[0]["depth"].astype(float) for clips in (fast, full)])
+    assert (np.isinf(depths[0]) == np.isinf(depths[1])).mean() > 0.99  # round forms have more facets
+    seen = depths[:, np.isfinite(depths).all(axis=0)]
+    assert np.median(np.abs(seen[0] - seen[1])) == 0
+
+
 def test_evaluations_and_recordings_share_no_episode(tmp_path):
     made(tmp_path / "clips", episodes=2)
     env = make_env("reach", views=[], horizon=15, num_envs=2, episode_ids=[0, 1], seed=0)
@@ -104,6 +126,17 @@ def test_a_killed_recording_goes_on(tmp_path):
     for place in ("killed", "whole"):
         made(tmp_path / place, episodes=4, num_envs=1, views=["front"], horizon=12, camera="L1")
     assert equal(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_workers_that_die_are_no_success(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_tasks, "_work", _die)
+    with pytest.raises(Failure, match="ended with code -9"):
+        record_all(RecordConfig(**SMALL, task=["reach", "drawer"], out=str(tmp_path / "clips"), workers=2), "here")
+
+
+def _die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -142,6 +175,7 @@ def test_a_full_disk_stops_the_recording_and_keeps_what_was_written(tmp_path, mo
         ({"views": []}, "records no pictures"),
         ({"camera": "L9"}, "camera=L9 is not known"),
         ({"ground_truth": ["detph"]}, "Did you mean ground_truth=depth"),
+        ({"horizon": 100_000, "image_size": 1280}, "does not fit into memory"),
         ({"ground_truth": 3}, "ground_truth=3 is not possible"),
     ],
 )

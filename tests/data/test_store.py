@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -145,6 +146,46 @@ def test_black_pictures_are_not_taken_for_missing_ones(tmp_path):
     assert not ClipStore(tmp_path / "clips")[0]["images"].any()
 
 
+def test_a_writer_that_goes_on_keeps_black_pictures_too(tmp_path):
+    nothing = {"images": np.zeros((3, 2, 3, *SIZE), np.uint8), "reward": np.zeros(3, np.float32)}
+    for _ in range(3):
+        with writer(tmp_path / "clips") as out:
+            out.add(nothing)
+    clips = ClipStore(tmp_path / "clips")
+    assert len(list(clips)) == 3 and not clips.broken
+
+
+@pytest.mark.parametrize("damage", ["c/0", "zarr.json", "flip"])
+def test_lost_ends_are_damage_and_no_reason_to_begin_again(store, damage):
+    ends = store / "meta" / "episode_ends"
+    if damage == "flip":
+        data = bytearray((ends / "c/0").read_bytes())
+        data[9] ^= 1
+        (ends / "c/0").write_bytes(data)
+    else:
+        (ends / damage).unlink()
+    before = sorted(store.rglob("*"))
+    for opened in (ClipStore, writer):
+        with pytest.raises(UserError, match="does not tell where its episodes end"):
+            opened(store)
+    assert sorted(store.rglob("*")) == before
+
+
+def test_a_store_is_read_wherever_its_reader_goes(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(store.parent)
+    clips = ClipStore(store.name)
+    again = pickle.loads(pickle.dumps(clips))
+    monkeypatch.chdir(tmp_path.parent)
+    assert same(clips[0], frames(5, 0)) and same(again[3], frames(7, 3))
+
+
+def test_no_store_in_a_store(store):
+    with pytest.raises(UserError, match="lies in the clip store"):
+        writer(store / "more")
+    with pytest.raises(UserError, match="cannot be written as JSON"), writer(store) as out:
+        out.add(frames(3), score=float("nan"))
+
+
 def test_a_full_disk_loses_only_the_open_episode(store, monkeypatch):
     put, room = LocalStore.set, 3
 
@@ -180,7 +221,7 @@ def test_chunks_stay_near_their_size(tmp_path):
     ("changes", "says"),
     [
         ({"views": ["front", "left"]}, "views: .*wrist.* before, .*left.* now"),
-        ({"size": (12, 12)}, r"size: \[12, 16\] before, \[12, 12\] now"),
+        ({"size": (12, 12)}, r"size: \(12, 16\) before, \(12, 12\) now"),
         ({"fps": 30}, "fps: 20.0 before, 30.0 now"),
         ({"meta": {"task": "push"}}, "task: reach before, push now"),
     ],
@@ -200,9 +241,9 @@ def test_episodes_that_differ_are_refused(store):
             ({key: value for key, value in good.items() if key != "images"}, "these are none"),
             ({key: value for key, value in good.items() if key != "state"}, "state: .* before, none now"),
             ({**good, "actions": np.zeros((3, 4), np.float32)}, r"actions: \(3,\) of float32 before, \(4,\)"),
-            ({**good, "state": good["state"].astype(np.float64)}, "float64 now"),
+            ({**good, "state": good["state"].astype(np.float64)}, r"a frame's state is \(S,\) float32, .*this is \(4,\) of float64"),
             ({**good, "reward": good["reward"][:2]}, "reward has 2 frames, but images 3"),
-            ({**good, "velocity": good["state"]}, "velocity is no key"),
+            ({**good, "velocity": good["state"]}, "key=velocity is not known"),
             ({key: value[:0] for key, value in good.items()}, "T at least 1"),
         ):
             with pytest.raises(UserError, match=says):

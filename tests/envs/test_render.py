@@ -223,15 +223,17 @@ def test_a_lost_context_is_noticed():
     assert result.returncode == 0
 
 
-def test_no_thread_reads_back_while_another_draws(monkeypatch):
-    """Mesa's software driver walks through the other contexts' unfinished pictures when one reads back; drawing may overlap drawing."""
-    lock, at_work, seen = threading.Lock(), [], set()
+def test_one_thread_at_a_time_is_inside_opengl(monkeypatch):
+    """Mesa's software driver walks through the other contexts' unfinished pictures, whose threads must stand still meanwhile."""
+    lock, at_work, seen, calls = threading.Lock(), [], set(), 0
 
     def watched(name):
         call = getattr(render.mujoco, name)
 
         def wrapped(*arguments):
+            nonlocal calls
             with lock:
+                calls += 1
                 seen.update((name, other) for other in at_work)
                 at_work.append(name)
             try:
@@ -243,7 +245,7 @@ def test_no_thread_reads_back_while_another_draws(monkeypatch):
 
         monkeypatch.setattr(render.mujoco, name, wrapped)
 
-    for name in ("mjr_render", "mjr_finish", "mjr_readPixels", "MjrContext"):
+    for name in ("mjr_render", "mjr_readPixels", "MjrContext"):
         watched(name)
     envs = [make_env("reach", num_envs=4, views=["front", "wrist"], render_threads=2, image_size=16) for _ in range(2)]
     for env in envs:
@@ -255,5 +257,4 @@ def test_no_thread_reads_back_while_another_draws(monkeypatch):
         worker.join()
     for env in envs:
         env.close()
-    drawing = {"mjr_render", "mjr_finish"}
-    assert ("mjr_render", "mjr_render") in seen and all(set(pair) <= drawing for pair in seen), seen
+    assert calls > 40 and not seen

@@ -14,10 +14,12 @@ from robo_repr.data.base import BrokenEpisode, Clips
 
 # name -> module, reader, whether it is written too
 FORMATS = {
-    "lerobot": ("lerobot", "LeRobotClips", True),
-    "minari": ("minari", "MinariClips", True),
-    "r3m": ("r3m", "ManifestClips", True),
-    "robomimic": ("robomimic", "RobomimicClips", False),
+    "lerobot": ("robo_repr.data.formats.lerobot", "LeRobotClips", True),
+    "minari": ("robo_repr.data.formats.minari", "MinariClips", True),
+    "r3m": ("robo_repr.data.formats.r3m", "ManifestClips", True),
+    "robomimic": ("robo_repr.data.formats.robomimic", "RobomimicClips", False),
+    "videos": ("robo_repr.data.videos", "Videos", False),
+    "images": ("robo_repr.data.images", "Images", False),
 }
 
 
@@ -48,7 +50,7 @@ def _entry(format: str) -> tuple[Any, str, bool]:
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     module, name, writes = FORMATS[format]
-    return import_module(f"{__name__}.{module}"), name, writes
+    return import_module(module), name, writes
 
 
 @contextmanager
