@@ -60,6 +60,11 @@ def build_parts(cfg: RLConfig, device: str, *, training: bool = True) -> Parts:
         raise UserError(
             f"views={cfg.views} shows nothing, but encoder={cfg.names['encoder']} encodes pictures. Name a view, or use encoder=identity."
         )
+    if cfg.camera_input and not pictures:
+        raise UserError(
+            f"camera_input=true gives the policy the poses of its cameras, but with encoder={cfg.names['encoder']} it has none. Leave "
+            "camera_input out, or choose an encoder of pictures."
+        )
     worlds = make_env(**env_settings(cfg, cfg.camera, pictures), num_envs=cfg.num_envs if training else 1)
     try:
         if training:

@@ -422,6 +422,12 @@ def test_mistakes_leave_nothing_behind(tmp_path, mistake):
     assert not (tmp_path / "run").exists()
 
 
+def test_poses_of_cameras_go_with_an_encoder_that_has_some(tmp_path):
+    with pytest.raises(UserError, match="with encoder=identity it has none"):
+        start(tmp_path / "run", **STATE, camera_input=True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.timeout(120)
 def test_an_encoder_of_several_frames_gets_its_stack(tmp_path, capsys, no_films):
     names = {**NAMES, "encoder": "curl"}

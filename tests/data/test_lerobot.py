@@ -98,29 +98,29 @@ def assert_equal(found, clips, wanted=None):
 def test_comes_back_equal(tmp_path, how):
     clips, done = make(**how), []
     lerobot.export(clips, tmp_path / "out", progress=done.append)
-    assert_equal(lerobot.read(tmp_path / "out"), clips)
+    assert_equal(lerobot.LeRobotClips(tmp_path / "out"), clips)
     assert done == list(range(1, len(clips) + 1))
 
 
 def test_windows_and_views_are_those_of_the_whole(tmp_path):
     clips = make(lengths=(4, 33), size=(16, 16), views=3)
     lerobot.export(clips, tmp_path / "out")
-    found = lerobot.read(tmp_path / "out", views=["top", "front"])
+    found = lerobot.LeRobotClips(tmp_path / "out", views=["top", "front"])
     clip = found.read(1, 14, 27)
     assert found.views == ["top", "front"]
     for key, value in clips.read(1, 14, 27).items():
         np.testing.assert_array_equal(clip[key], value[:, [2, 0]] if key in ("images", *lerobot.PER_VIEW) else value, err_msg=key)
     assert set(found.read(0, keys=["images"])) == {"images", "is_first", "is_last", "is_terminal", "language"}
     with pytest.raises(UserError, match="views=tops is not known. Did you mean views=top"):
-        lerobot.read(tmp_path / "out", views=["tops"])
+        lerobot.LeRobotClips(tmp_path / "out", views=["tops"])
 
 
 def test_damaged_episodes_are_left_out(tmp_path):
     clips = make(damaged=[1])
     lerobot.export(clips, tmp_path / "out")
-    assert_equal(lerobot.read(tmp_path / "out"), make(), [0, 2])
+    assert_equal(lerobot.LeRobotClips(tmp_path / "out"), make(), [0, 2])
     assert list(clips.broken) == [1]
-    with pytest.raises(UserError, match="no whole episode"):
+    with pytest.raises(UserError, match="no episode that can be read"):
         lerobot.export(make(damaged=[0, 1, 2]), tmp_path / "none")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -250,7 +250,7 @@ def test_files_keep_to_the_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(lerobot, "VIDEO_MB", 0.012)
     monkeypatch.setattr(lerobot, "FILES_PER_CHUNK", 2)
     lerobot.export(clips, tmp_path / "out")
-    assert_equal(lerobot.read(tmp_path / "out"), clips)
+    assert_equal(lerobot.LeRobotClips(tmp_path / "out"), clips)
     for folder, ending, limit in (("data", "parquet", 0.05), ("videos/observation.images.wrist", "mp4", 0.012)):
         files = sorted((tmp_path / "out" / folder).rglob(f"*.{ending}"))
         names = [str(file.relative_to(tmp_path / "out" / folder)) for file in files]
@@ -263,7 +263,7 @@ def test_files_keep_to_the_limits(tmp_path, monkeypatch):
 def test_lossy_codecs_stay_close(tmp_path, codec):
     clips = make(size=(64, 96), smooth=True)
     lerobot.export(clips, tmp_path / "out", codec=codec)
-    for clip, wanted in zip(lerobot.read(tmp_path / "out"), clips, strict=True):
+    for clip, wanted in zip(lerobot.LeRobotClips(tmp_path / "out"), clips, strict=True):
         error = np.abs(clip["images"].astype(int) - wanted["images"])
         assert error.mean(axis=(1, 2, 3, 4)).max() < 3
         np.testing.assert_array_equal(clip["depth"], wanted["depth"])
@@ -281,7 +281,7 @@ def test_refused_before_anything_is_written(tmp_path):
         lerobot.export(make(size=(1, 1)), tmp_path / "out", codec="av1")
     (tmp_path / "used").mkdir()
     (tmp_path / "used/notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="no empty folder"):
+    with pytest.raises(UserError, match="is there already"):
         lerobot.export(clips, tmp_path / "used")
     clips.views = ["a/b", "c"]
     with pytest.raises(UserError, match="no / in the name of a camera, but there is a/b"):
@@ -294,12 +294,12 @@ def test_full_disk_leaves_nothing(tmp_path, bytes_):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, before[1]))
     try:
-        with pytest.raises(Failure, match="could not be written .* nothing is left"):
+        with pytest.raises(Failure, match="could not be written .* nothing of it was left"):
             lerobot.export(make(lengths=(40,)), tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".out.unfinished/meta").mkdir(parents=True)  # of an export that was killed
+    (tmp_path / ".out.partial/meta").mkdir(parents=True)  # of an export that was killed
     lerobot.export(make(), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -352,7 +352,7 @@ def write_foreign(root, sizes, **changes):
 
 def test_reads_what_others_wrote(tmp_path):
     pictures, state, action = write_foreign(tmp_path, {"image": (6, 9), "images.side": (6, 9)})
-    clips = lerobot.read(tmp_path)
+    clips = lerobot.LeRobotClips(tmp_path)
     assert (clips.views, clips.size, clips.fps, clips.lengths.tolist()) == (["image", "side"], (6, 9), 10, [3, 2])
     assert {key: field.shape for key, field in clips.fields.items()} == {
         "images": (2, 3, 6, 9),
@@ -371,9 +371,9 @@ def test_reads_what_others_wrote(tmp_path):
 def test_cameras_of_several_sizes_have_to_be_chosen_from(tmp_path):
     pictures, *_ = write_foreign(tmp_path, {"images.top": (6, 9), "images.side": (4, 4)})
     with pytest.raises(UserError, match=r"top 6 x 9, side 4 x 4.*views="):
-        lerobot.read(tmp_path)
+        lerobot.LeRobotClips(tmp_path)
     np.testing.assert_array_equal(
-        lerobot.read(tmp_path, views=["side"])[0]["images"][:, 0].transpose(0, 2, 3, 1), pictures["images.side"][:3]
+        lerobot.LeRobotClips(tmp_path, views=["side"])[0]["images"][:, 0].transpose(0, 2, 3, 1), pictures["images.side"][:3]
     )
 
 
@@ -389,14 +389,14 @@ def test_cameras_of_several_sizes_have_to_be_chosen_from(tmp_path):
 def test_other_versions_are_named(tmp_path, version, said):
     write_foreign(tmp_path, {"image": (4, 4)}, codebase_version=version)
     with pytest.raises(UserError, match=f"of version {version}.*{said}"):
-        lerobot.read(tmp_path)
+        lerobot.LeRobotClips(tmp_path)
 
 
 def test_version_1_without_meta_is_named(tmp_path):
     (tmp_path / "meta_data").mkdir()
     (tmp_path / "meta_data/info.json").write_text('{"fps": 50}')
     with pytest.raises(UserError, match="convert_dataset_v1_to_v2"):
-        lerobot.read(tmp_path)
+        lerobot.LeRobotClips(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_damaged_info_is_refused(tmp_path, text, said):
     if text is not None:
         (tmp_path / "meta/info.json").write_text(text)
     with pytest.raises(UserError, match=said):
-        lerobot.read(tmp_path)
+        lerobot.LeRobotClips(tmp_path)
 
 
 def test_damaged_lists_of_episodes_are_refused(tmp_path):
@@ -433,14 +433,14 @@ def test_damaged_lists_of_episodes_are_refused(tmp_path):
     ):
         pq.write_table(change, file)
         with pytest.raises(UserError, match=said):
-            lerobot.read(tmp_path)
+            lerobot.LeRobotClips(tmp_path)
     for content in (whole[: len(whole) // 2], b""):
         file.write_bytes(content)
         with pytest.raises(UserError, match="file-000.parquet cannot be read"):
-            lerobot.read(tmp_path)
+            lerobot.LeRobotClips(tmp_path)
     file.unlink()
     with pytest.raises(UserError, match="lists 0 episodes"):
-        lerobot.read(tmp_path)
+        lerobot.LeRobotClips(tmp_path)
 
 
 def test_damaged_rows_leave_the_other_episodes(tmp_path, monkeypatch):
@@ -459,7 +459,7 @@ def test_damaged_rows_leave_the_other_episodes(tmp_path, monkeypatch):
     video = root / "videos/observation.images.wrist/chunk-000"
     (video / "file-003.mp4").write_bytes((video / "file-003.mp4").read_bytes()[:900])
     (video / "file-004.mp4").unlink()
-    found = lerobot.read(root)
+    found = lerobot.LeRobotClips(root)
     assert [clip["language"] for clip in found] == [clips.language(5)]
     assert list(found.broken) == [0, 1, 2, 3, 4]
     for number, said in enumerate(
@@ -474,7 +474,7 @@ def test_frames_that_a_video_lacks_break_the_episode(tmp_path):
     video = root / "videos/observation.images.wrist/chunk-000/file-000.mp4"
     lerobot.export(make(lengths=(4, 3)), tmp_path / "shorter")
     video.write_bytes((tmp_path / "shorter" / video.relative_to(root)).read_bytes())
-    found = lerobot.read(root)
+    found = lerobot.LeRobotClips(root)
     assert len(list(found)) == 1
     assert "3 frames of episode 1 are not there, the first is number 3" in found.broken[1]
 
@@ -560,7 +560,7 @@ def test_what_lerobot_writes_is_read(tmp_path, monkeypatch):
         dataset.save_episode()
         added.append(frames)
     dataset.finalize()
-    clips = lerobot.read(root)
+    clips = lerobot.LeRobotClips(root)
     assert (clips.views, clips.size, clips.fps, clips.lengths.tolist()) == (["top", "side"], (48, 64), 10, [5, 3, 7])
     assert [(known["language"], known["success"]) for known in clips.episodes] == [("do 0", False), ("do 1", True), ("do 0", False)]
     for clip, frames in zip(clips, added, strict=True):

@@ -23,7 +23,6 @@ All other features are left out. An episode has one row per frame, the last one 
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -37,9 +36,9 @@ import pyarrow.parquet as pq
 from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
-from robo_repr.core.errors import Failure, UserError, unknown
-from robo_repr.core.files import remove, sync_folder
+from robo_repr.core.errors import UserError, unknown
 from robo_repr.data.base import BrokenEpisode, Clips, Field
+from robo_repr.data.formats import new_folder, whole_episodes
 
 FILES_PER_CHUNK = 1000
 DATA_MB, VIDEO_MB = 100, 200  # the layout's limits for one file
@@ -71,7 +70,7 @@ CODECS = {
 
 
 def export(clips: Clips, out: str | Path, codec: str = "lossless", progress: Callable[[int], None] | None = None) -> None:
-    """Writes clips as a LeRobot dataset v3.0. `read` gives them back: equal with ``codec="lossless"``.
+    """Writes clips as a LeRobot dataset v3.0. `LeRobotClips` gives them back: equal with ``codec="lossless"``.
 
     Damaged episodes are left out; they stand in `clips.broken` afterwards.
 
@@ -84,28 +83,9 @@ def export(clips: Clips, out: str | Path, codec: str = "lossless", progress: Cal
         UserError: unknown codec or one that cannot encode such pictures, `out` is in use, or no episode is whole.
         Failure: the disk is full or not writable; nothing is left of the export then.
     """
-    out = Path(os.path.abspath(out))
     _check_codec(codec, clips)
-    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is there already and is no empty folder, so nothing was written. Choose another folder.")
-    beside = out.with_name(f".{out.name}.unfinished")
-    try:
-        remove(beside)
-        beside.mkdir(parents=True)
-        _write(clips, beside, codec, progress or (lambda done: None))
-        os.replace(beside, out)
-        sync_folder(out.parent)
-    except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError):
-            words = " ".join(str(error).split())
-            raise Failure(f"{out} could not be written ({words}); nothing is left of it. Make room, or choose another folder.") from error
-        raise
-
-
-def read(path: str | Path, views: Sequence[str] | None = None) -> "LeRobotClips":
-    """The clips of a LeRobot dataset v3.0; see `LeRobotClips`."""
-    return LeRobotClips(path, views)
+    with new_folder(Path(out)) as folder:
+        _write(clips, folder, codec, progress)
 
 
 # Writing
@@ -127,7 +107,7 @@ def _check_codec(name: str, clips: Clips) -> None:
         raise UserError(f"{clips.name}: LeRobot allows no / in the name of a camera, but there is {', '.join(slashed)}. Rename it.")
 
 
-def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None]) -> None:
+def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None] | None) -> None:
     numbers, about = _Tables(root / "data"), _Tables(root / "meta/episodes")
     rate = Fraction(clips.fps).limit_denominator(100_000)
     keys = [f"observation.images.{view}" for view in clips.views]
@@ -137,32 +117,27 @@ def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None]
     waiting: list[dict[str, Any]] = []
     features: dict[str, Any] = {}
     index = written = 0
-    for episode in range(len(clips)):
-        clip = _whole(clips, episode)
-        if clip is not None:
-            length, task = len(clip["images"]), clips.language(episode)
-            columns = _columns(clip, clips.fps, written, index, tasks.setdefault(task, len(tasks)))
-            features = features or _features(clips, columns)
-            place = numbers.place(sum(column.nbytes for column in columns.values()), len(columns))
-            numbers.write(pa.table({name: _to_arrow(values) for name, values in columns.items()}))
-            statistics = {name: _statistics(column) for name, column in columns.items() if name not in EXTRAS}
-            row = {"episode_index": written, "tasks": [task], "length": length, **_placed("data", place)}
-            row |= {"dataset_from_index": index, "dataset_to_index": index + length}
-            for view, (key, video) in enumerate(videos.items()):
-                place, begin = video.add(clip["images"][:, view])
-                row |= _placed(f"videos/{key}", place)
-                row |= {f"videos/{key}/from_timestamp": begin, f"videos/{key}/to_timestamp": begin + float(length / rate)}
-                statistics[key] = _picture_statistics(clip["images"][:, view])
-            row |= {f"stats/{name}/{which}": value.tolist() for name, part in statistics.items() for which, value in part.items()}
-            known = {key: value for key, value in clips.episodes[episode].items() if key not in ("language", "episode")}
-            waiting.append(row | {"robo_repr": json.dumps(known)})
-            totals = {name: _joined(totals[name], part) if totals else part for name, part in statistics.items()}
-            index, written = index + length, written + 1
-            if len(waiting) == 100:
-                _write_rows(about, waiting)
-        progress(episode + 1)
-    if not written:
-        raise UserError(f"{clips.name} has no whole episode, so there is nothing to export. Check it with scripts/clips.py check.")
+    for episode, clip in whole_episodes(clips, progress):
+        length, task = len(clip["images"]), clips.language(episode)
+        columns = _columns(clip, clips.fps, written, index, tasks.setdefault(task, len(tasks)))
+        features = features or _features(clips, columns)
+        place = numbers.place(sum(column.nbytes for column in columns.values()), len(columns))
+        numbers.write(pa.table({name: _to_arrow(values) for name, values in columns.items()}))
+        statistics = {name: _statistics(column) for name, column in columns.items() if name not in EXTRAS}
+        row = {"episode_index": written, "tasks": [task], "length": length, **_placed("data", place)}
+        row |= {"dataset_from_index": index, "dataset_to_index": index + length}
+        for view, (key, video) in enumerate(videos.items()):
+            place, begin = video.add(clip["images"][:, view])
+            row |= _placed(f"videos/{key}", place)
+            row |= {f"videos/{key}/from_timestamp": begin, f"videos/{key}/to_timestamp": begin + float(length / rate)}
+            statistics[key] = _picture_statistics(clip["images"][:, view])
+        row |= {f"stats/{name}/{which}": value.tolist() for name, part in statistics.items() for which, value in part.items()}
+        known = {key: value for key, value in clips.episodes[episode].items() if key not in ("language", "episode")}
+        waiting.append(row | {"robo_repr": json.dumps(known)})
+        totals = {name: _joined(totals[name], part) if totals else part for name, part in statistics.items()}
+        index, written = index + length, written + 1
+        if len(waiting) == 100:
+            _write_rows(about, waiting)
     _write_rows(about, waiting)
     for part in (numbers, about, *videos.values()):
         part.close()
@@ -188,15 +163,6 @@ def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None]
         "features": features,
     }
     _write_json(root / "meta/info.json", info)
-
-
-def _whole(clips: Clips, episode: int) -> dict[str, Any] | None:
-    if episode in clips.broken:
-        return None
-    try:
-        return clips.read(episode)
-    except BrokenEpisode:
-        return None
 
 
 def _columns(clip: dict[str, Any], fps: float, episode: int, index: int, task: int) -> dict[str, np.ndarray]:
