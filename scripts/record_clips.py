@@ -11,7 +11,7 @@ from robo_repr.core.config import RecordConfig
 
 def run(config: RecordConfig, overrides: list[str]) -> int:
     # Late, so that --help and mistakes in the settings do not wait for torch.
-    from agents.record_tasks import record_all
+    from agents.recording.record import record_all
 
     return record_all(config, shlex.join(["python", RecordConfig.program, *overrides]))
 

@@ -162,7 +162,7 @@ class RecordConfig:
     horizon: int | None = key(None, "steps per episode; null = the task's own", low=1)
     seed: int = key(0, "root of all random numbers", low=0, high=2**32 - 1)
     num_envs: int = key(16, "most worlds that are stepped together", low=1)
-    workers: int | None = key(None, "processes that record; null = as many as there are cores and tasks, at most 2", low=1, high=64)
+    workers: int | None = key(None, "processes that draw; null = 2 where there are cores and enough to record", low=1, high=64)
     names: dict[str, str] = field(default_factory=dict)  # as in RLConfig
 
     def folder(self, overrides: list[str]) -> str:

@@ -1,0 +1,1 @@
+"""Records episodes of policies into clip stores."""

@@ -1,0 +1,86 @@
+"""Waves of episodes from several processes: within one, a single thread at a time draws (see `envs.render`)."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Any
+
+from agents.recording.recorder import Plan, Recorder, Wave, load_run_of
+from robo_repr.core.errors import Failure, UserError
+
+MENDING = "What was recorded is whole; the same command goes on. If memory is short, use workers=1, fewer worlds or smaller pictures."
+POLL = 0.2  # seconds
+
+
+def waves_of_processes(plan: Plan, worlds: int, ids: list[int], workers: int, stop: Callable[[], object]) -> Generator[Wave, None, None]:
+    """The waves of a `Recorder` with these worlds and ids, in its order; worker w makes every wave k with k % workers = w.
+
+    Raises:
+        UserError, Failure: what went wrong in a worker, or that one is gone.
+    """
+    context = multiprocessing.get_context("spawn")
+    stopped = context.Event()
+    waves = [ids[begin : begin + worlds] for begin in range(0, len(ids), worlds)]
+    channels = [context.Queue(1) for _ in range(workers)]
+    processes = []
+    for worker, channel in enumerate(channels):
+        mine = [number for wave in waves[worker::workers] for number in wave]
+        processes.append(context.Process(target=_work, args=(plan, worlds, mine, channel, stopped, os.getpid()), daemon=True))
+        processes[-1].start()
+    try:
+        for k in range(len(waves)):
+            news = _next(channels[k % workers], processes[k % workers], stop)
+            if news is None:
+                return
+            if isinstance(news, UserError):
+                raise news
+            yield news
+    finally:  # whatever happens, no process stays behind; they have nothing to save
+        stopped.set()
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _next(channel: Any, process: Any, stop: Callable[[], object]) -> Wave | UserError | None:
+    """What the worker says next; None when `stop` said so."""
+    while not stop():
+        alive = process.is_alive()  # before looking, or its last words might come in between
+        try:
+            return channel.get(timeout=POLL)
+        except queue.Empty:
+            if not alive:
+                raise Failure(f"A process that records ended with code {process.exitcode}. Was it killed? {MENDING}") from None
+    return None
+
+
+def _work(plan: Plan, worlds: int, ids: list[int], channel: Any, stopped: Any, parent: int) -> None:
+    """A worker: puts its waves, or a `UserError`, into the channel."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
+
+    def stop() -> bool:
+        return stopped.is_set() or os.getppid() != parent
+
+    try:
+        with closing(Recorder(plan, load_run_of(plan.cfg, plan.task), worlds, ids)) as recorder:
+            for wave in recorder.waves(stop):
+                _hand_over(wave, channel, stop)
+    except UserError as error:
+        _hand_over(error, channel, stop)
+    except Exception as error:
+        traceback.print_exc()
+        _hand_over(Failure(f"{plan.task} could not be recorded ({type(error).__name__}: {error}). {MENDING}"), channel, stop)
+
+
+def _hand_over(news: object, channel: Any, stop: Callable[[], bool]) -> None:
+    while not stop():
+        try:
+            return channel.put(news, timeout=POLL)
+        except queue.Full:
+            continue
+    channel.cancel_join_thread()  # nobody reads it any more

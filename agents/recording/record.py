@@ -1,0 +1,249 @@
+"""Records a policy's episodes into clip stores, and says how it goes."""
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from agents.recording.processes import waves_of_processes
+from agents.recording.recorder import FIRST_ID, POLICIES, Plan, Recorder, Run, Wave, load_run_of, plan
+from envs.checks import free_memory
+from envs.registry import task_class
+from envs.render import BACKEND
+from robo_repr.core.config import RecordConfig
+from robo_repr.core.errors import UserError
+from robo_repr.core.files import home_expanded
+from robo_repr.core.run import versions
+from robo_repr.core.signals import Signals
+from robo_repr.core.summary import percent
+from robo_repr.data.store import ClipStore, ClipWriter
+
+MOST_WORKERS = 2
+WORTH_A_PROCESS = 20_000  # pictures to draw: a process begins about as soon as one that is there already has drawn half of them
+BUFFERED = 2**31  # bytes of frames that are being recorded or wait to be written
+BUFFERS = 2 + 2 * MOST_WORKERS  # waves: of each worker the one it records and the one it hands over; of the store the next one and the last
+LINE_EVERY = 30.0  # seconds between lines where there is no terminal
+
+
+@dataclass
+class Recorded:
+    """What one task's recording came to, with the episodes that were there before."""
+
+    path: Path
+    episodes: int
+    success: int
+    pictures: int = 0  # drawn now
+    seconds: float = 0.0  # spent on them
+
+
+def record_all(cfg: RecordConfig, command: str) -> int:
+    """Records all tasks of a command.
+
+    Args:
+        command: what the stores shall say of how they were made.
+
+    Returns:
+        The exit code: 0, or 128 + the signal's number.
+
+    Raises:
+        UserError, Failure: see `agents.record.record`. Other tasks' episodes are whole all the same.
+    """
+    tasks = tasks_of(cfg)
+    for task in tasks:
+        task_class(task)  # an unknown one shows before anything is written
+    out = home_expanded(cfg.folder([]))
+    places = {task: out / task if len(tasks) > 1 else out for task in tasks}
+    console = Console(highlight=False)
+    console.out(f"writing to {out}")
+    with Signals() as signals, _Bars(console, places, cfg.episodes) as bars:
+        for task, place in places.items():
+            if not signals.caught:
+                bars.show(task, record(cfg, task, place, command=command, on_wave=bars.shower(task), stop=lambda: signals.caught))
+    for task, recorded in bars.last.items():
+        console.out(_result(task, recorded, len(places)))
+    if signals.caught:
+        console.out("interrupted. What was recorded is whole; the same command goes on.")
+        return 128 + signals.caught
+    console.out(f"look at it: python scripts/clips.py show {shlex.quote(str(out))}")
+    return 0
+
+
+def tasks_of(cfg: RecordConfig) -> list[str]:
+    """The tasks to record: those asked for, or the run's, or reach."""
+    tasks = ["reach"] if cfg.task is None else [cfg.task] if isinstance(cfg.task, str) else cfg.task
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks) or len(set(tasks)) < len(tasks):
+        raise UserError(f"task={cfg.task} is not possible. Name one task (task=reach) or several different ones (task=[reach,push]).")
+    return [load_run_of(cfg, None).task] if cfg.task is None and cfg.policy not in POLICIES else tasks
+
+
+def record(
+    cfg: RecordConfig,
+    task: str,
+    out: Path,
+    *,
+    command: str,
+    on_wave: Callable[[Recorded], None],
+    stop: Callable[[], object] = lambda: False,
+) -> Recorded:
+    """Records episodes of one task into the store `out`, or those that it lacks.
+
+    Args:
+        cfg: settings, of which `task` and `out` are not read.
+        command: what the store shall say of how it was made.
+        on_wave: told the state after each set of episodes that were recorded together.
+        stop: asked before every step; the episodes being recorded are given up then, and those before are written.
+
+    Raises:
+        UserError: settings that do not exist or do not go together; the folder holds something else.
+        Failure: the disk is full, or something went wrong while drawing. The episodes before are whole.
+    """
+    run = load_run_of(cfg, task)
+    planned = plan(cfg, task, run)
+    views, size = planned.views, planned.size
+    # What the store says of its episodes is asked of one world, before it is known how many are needed.
+    with closing(Recorder(planned, run)) as probe:
+        horizon, truth, fps = probe.env.horizon, probe.truth, probe.env.metadata["render_fps"]
+        about = {"camera": cfg.camera, "appearance": cfg.appearance, "quality": planned.settings["quality"], "seed": cfg.seed}
+        policy = cfg.policy if run.parts is None else str(Path(cfg.policy))
+        how = {"policy": policy, **({"noise": cfg.noise} if cfg.policy == "noisy_expert" else {}), **run.about}
+        made_by = {"command": command, "versions": versions(), "seed": cfg.seed}
+        meta = {"task": task, **how, **about, "horizon": horizon, "renderer": f"mujoco {BACKEND}", **truth.names, "made_by": made_by}
+        worlds = min(cfg.num_envs, _room(horizon + 1, len(views), size, truth.keys))
+    with ClipWriter(out, views=views, size=(size, size), fps=fps, meta=meta) as writer:
+        done = writer.episodes
+        recorded = Recorded(out, len(done), sum(bool(episode.get("success")) for episode in done))
+        if len(done) >= cfg.episodes:
+            return recorded
+        first, waves, worlds = _waves(len(done), cfg.episodes, worlds, exact=run.parts is None)
+        ids = [FIRST_ID + first + i for i in range(waves * worlds)]
+        pictures = (cfg.episodes - len(done)) * (horizon + 1) * len(views)
+        workers = cfg.workers or (min(MOST_WORKERS, len(os.sched_getaffinity(0))) if pictures > WORTH_A_PROCESS else 1)
+        written: Future | None = None
+        with _produced(planned, run, worlds, ids, min(workers, waves), stop) as produced, ThreadPoolExecutor(1) as pool:
+            began = time.perf_counter()
+            try:
+                for begin, episodes in zip(range(first, first + len(ids), worlds), produced, strict=False):
+                    episodes = episodes[max(0, len(done) - begin) : cfg.episodes - begin]
+                    if written:
+                        written.result()
+                    written = pool.submit(_write, writer, episodes)
+                    recorded.episodes += len(episodes)
+                    recorded.success += sum(details["success"] for _, details in episodes)
+                    recorded.pictures += sum(frames["images"].shape[0] * len(views) for frames, _ in episodes)
+                    recorded.seconds = time.perf_counter() - began
+                    on_wave(recorded)
+            finally:
+                if written:
+                    written.result()
+            recorded.seconds = time.perf_counter() - began
+    return recorded
+
+
+@contextmanager
+def _produced(planned: Plan, run: Run, worlds: int, ids: list[int], workers: int, stop: Callable[[], object]) -> Iterator[Iterator[Wave]]:
+    """The waves in order, from this process or from several others."""
+    if workers > 1:
+        with closing(waves_of_processes(planned, worlds, ids, workers, stop)) as waves:
+            yield waves
+    else:
+        with closing(Recorder(planned, run, worlds, ids)) as recorder:
+            yield recorder.waves(stop)
+
+
+def _waves(done: int, episodes: int, most: int, exact: bool) -> tuple[int, int, int]:
+    """How the episodes from `done` on are recorded: the first one, how many waves, and how many worlds.
+
+    Args:
+        exact: whether an episode comes out the same among any number of others. A network's last bits do not, so its worlds are always as
+            many, and a wave that was left unfinished is run again from its first episode.
+    """
+    if not exact:
+        first = done // most * most
+        return first, -(-(episodes - first) // most), most
+    waves = -(-(episodes - done) // most)
+    return done, waves, -(-(episodes - done) // waves)  # even ones
+
+
+def _room(frames: int, views: int, size: int, truth: list[str]) -> int:
+    """How many worlds' episodes of so many frames can be kept at once.
+
+    Raises:
+        UserError: not a single one.
+    """
+    pixels = 3 + 2 * len({"depth", "segmentation"} & set(truth))  # bytes of each
+    episode = BUFFERS * frames * views * size**2 * pixels
+    free = free_memory()
+    if free is not None and episode > free:
+        raise UserError(
+            f"An episode does not fit into memory: {frames} frames of {views} views at image_size={size} need {episode / 1e9:,.1f} GB "
+            f"while they are recorded, and {free / 1e9:,.1f} GB are free. Use smaller pictures, fewer views, a shorter horizon or less "
+            "ground_truth."
+        )
+    return max(1, min(BUFFERED, free or BUFFERED) // episode)
+
+
+def _write(writer: ClipWriter, episodes: Wave) -> None:
+    for frames, details in episodes:
+        writer.add(frames, **details)
+
+
+def _result(task: str, recorded: Recorded, tasks: int) -> str:
+    clips = ClipStore(recorded.path)
+    size, raw = clips.bytes_on_disk(), int(clips.lengths.sum()) * len(clips.views) * 3 * clips.size[0] * clips.size[1]
+    rate = (
+        f", {recorded.pictures} pictures in {recorded.seconds:.0f} s ({recorded.pictures / recorded.seconds:.0f}/s)"
+        if recorded.seconds
+        else ""
+    )
+    return (
+        f"{task}: {recorded.episodes} episodes, success {percent(recorded.success / max(1, recorded.episodes), recorded.episodes)}{rate}, "
+        f"{size / 1e6:.1f} MB on disk ({raw / max(1, size):.0f}x less than the pictures){f' in {recorded.path}' if tasks > 1 else ''}"
+    )
+
+
+class _Bars:
+    """A bar for each task on a terminal, a line now and then elsewhere.
+
+    Attributes:
+        last: task -> what it came to so far.
+    """
+
+    def __init__(self, console: Console, tasks: dict[str, Path], episodes: int):
+        self.last: dict[str, Recorded] = {}
+        self._console, self._episodes, self._said = console, episodes, time.perf_counter()
+        columns = (
+            TextColumn("{task.fields[name]} {task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._bars = {task: self._progress.add_task("", total=episodes, name=task) for task in tasks}
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def shower(self, task: str) -> Callable[[Recorded], None]:
+        """`show` for one task."""
+        return lambda recorded: self.show(task, recorded)
+
+    def show(self, task: str, recorded: Recorded) -> None:
+        self.last[task] = recorded
+        rate = f"  {recorded.pictures / recorded.seconds:.0f} pictures/s" if recorded.seconds else ""
+        text = f"success {recorded.success / max(1, recorded.episodes):.0%}{rate}"
+        self._progress.update(self._bars[task], completed=recorded.episodes, description=text)
+        if not self._console.is_terminal and time.perf_counter() - self._said > LINE_EVERY:
+            self._said = time.perf_counter()
+            self._console.out(f"{task} {recorded.episodes}/{self._episodes}  {text}")
