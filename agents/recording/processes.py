@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 from agents.recording.recorder import Plan, Recorder, Wave, load_run_of
@@ -26,12 +27,15 @@ def waves_of_processes(plan: Plan, worlds: int, ids: list[int], workers: int, st
     stopped = context.Event()
     waves = [ids[begin : begin + worlds] for begin in range(0, len(ids), worlds)]
     channels = [context.Queue(1) for _ in range(workers)]
-    processes = []
-    for worker, channel in enumerate(channels):
-        mine = [number for wave in waves[worker::workers] for number in wave]
-        processes.append(context.Process(target=_work, args=(plan, worlds, mine, channel, stopped, os.getpid()), daemon=True))
-        processes[-1].start()
+    mine = [[number for wave in waves[worker::workers] for number in wave] for worker in range(workers)]
+    processes = [
+        context.Process(target=_work, args=(plan, worlds, part, channel, stopped, os.getpid()), daemon=True)
+        for part, channel in zip(mine, channels, strict=True)
+    ]
     try:
+        with _ignoring_ctrl_c():
+            for process in processes:
+                process.start()
         for k in range(len(waves)):
             news = _next(channels[k % workers], processes[k % workers], stop)
             if news is None:
@@ -42,8 +46,22 @@ def waves_of_processes(plan: Plan, worlds: int, ids: list[int], workers: int, st
     finally:  # whatever happens, no process stays behind; they have nothing to save
         stopped.set()
         for process in processes:
-            process.kill()
-            process.join()
+            if process.pid:
+                process.kill()
+                process.join()
+
+
+@contextmanager
+def _ignoring_ctrl_c() -> Iterator[None]:
+    """Processes that are started meanwhile ignore it: it reaches them too, and the parent decides what they do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _next(channel: Any, process: Any, stop: Callable[[], object]) -> Wave | UserError | None:
@@ -61,7 +79,7 @@ def _next(channel: Any, process: Any, stop: Callable[[], object]) -> Wave | User
 def _work(plan: Plan, worlds: int, ids: list[int], channel: Any, stopped: Any, parent: int) -> None:
     """A worker: puts its waves, or a `UserError`, into the channel."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
+        signal.signal(number, signal.SIG_IGN)
 
     def stop() -> bool:
         return stopped.is_set() or os.getppid() != parent

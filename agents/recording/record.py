@@ -196,16 +196,19 @@ def _write(writer: ClipWriter, episodes: Wave) -> None:
 
 
 def _result(task: str, recorded: Recorded, tasks: int) -> str:
+    where = f" in {recorded.path}" if tasks > 1 else ""
+    if not recorded.episodes:
+        return f"{task}: no episode yet{where}"
     clips = ClipStore(recorded.path)
-    size, raw = clips.bytes_on_disk(), int(clips.lengths.sum()) * len(clips.views) * 3 * clips.size[0] * clips.size[1]
+    size, pictures = clips.bytes_on_disk(), int(clips.lengths.sum()) * len(clips.views)
     rate = (
         f", {recorded.pictures} pictures in {recorded.seconds:.0f} s ({recorded.pictures / recorded.seconds:.0f}/s)"
         if recorded.seconds
         else ""
     )
     return (
-        f"{task}: {recorded.episodes} episodes, success {percent(recorded.success / max(1, recorded.episodes), recorded.episodes)}{rate}, "
-        f"{size / 1e6:.1f} MB on disk ({raw / max(1, size):.0f}x less than the pictures){f' in {recorded.path}' if tasks > 1 else ''}"
+        f"{task}: {recorded.episodes} episodes, success {percent(recorded.success / recorded.episodes, recorded.episodes)}{rate}, "
+        f"{size / 1e6:.1f} MB on disk ({3 * pictures * clips.size[0] * clips.size[1] / size:.0f}x less than the pictures){where}"
     )
 
 
