@@ -96,6 +96,7 @@ class Settings(TypedDict, total=False):
     device: str
     episode_ids: Iterable[int] | None
     render_threads: int | None
+    autoreset: bool
 
 
 @overload

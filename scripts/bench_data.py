@@ -8,6 +8,8 @@ against what the training step of mvp/tiny's masked autoencoder eats (as scripts
 AdamW, 128 pictures that lie in memory).
 plain_pyav_frames: the same, against a plain reader of the same episodes as H.264 films, one per episode and view, with a key frame every
 half second: open, seek, decode up to a random frame, convert to RGB, by as many threads.
+recorded_pictures: pictures per second of scripts/record_clips.py (one process, the expert, until all are in the store) against the same
+worlds stepped and drawn where nobody keeps what they show.
 Then the memory of the process while it reads so many batches, which must not grow.
 
 --chunks prints instead how large the pictures are on disk and how fast they are written and read, for several lengths of chunks and several
@@ -36,30 +38,53 @@ TASKS = ("reach", "push")
 VIEWS, SIZE, BATCH, THREADS = ["front", "left", "wrist"], 84, 128, 2
 KEY_FRAMES = 10  # frames from one key frame of a film to the next
 SAME_FRAME = 8  # mean difference of a film's frame from the store's, of 255; compression alone leaves about 2
+WORLDS, WAVES = 16, 2  # of a recording
 SECONDS = 3.0  # of one measurement
 LENGTHS = (4, 8, 16, 32)  # frames of a chunk
 WINDOW, READS = 16, 200
 
 
-def record(path: Path, episodes: int) -> None:
-    """A store of the experts' episodes, half of each task."""
-    from agents.base import ExpertPolicy
-    from envs import make_env
-    from robo_repr.data import ClipWriter
+def settings(episodes: int):
+    """What is recorded of each task."""
+    from robo_repr.core.config import RecordConfig
 
-    with ClipWriter(path, views=VIEWS, size=(SIZE, SIZE), fps=20) as writer:
-        for task, worlds in zip(TASKS, (episodes - episodes // 2, episodes // 2), strict=True):
-            env = make_env(task, num_envs=worlds, views=VIEWS, camera="L2", appearance="random", image_size=SIZE)
-            policy = ExpertPolicy(env)
-            obs, _ = env.reset()
-            pictures = [obs["images"].numpy().copy()]
+    return RecordConfig(episodes=episodes, views=VIEWS, camera="L2", appearance="random", image_size=SIZE, num_envs=WORLDS, workers=1)
+
+
+def record_clips(folder: Path, episodes: int):
+    """The experts' episodes, half of each task."""
+    from agents.recording.record import record
+    from robo_repr.data import open_clips
+
+    for task in TASKS:
+        record(settings(-(-episodes // len(TASKS))), task, folder / task, command="bench_data", on_wave=lambda _: None)
+    return open_clips(folder)
+
+
+def recorded_per_second(folder: Path) -> float:
+    """Pictures per second of a recording, from the first episode's start until all are in the store."""
+    from agents.recording.record import record
+
+    shutil.rmtree(folder, ignore_errors=True)
+    recorded = record(settings(WORLDS * WAVES), TASKS[0], folder, command="bench_data", on_wave=lambda _: None)
+    return recorded.pictures / recorded.seconds
+
+
+def drawn_per_second() -> float:
+    """Pictures per second of the same episodes where nobody looks at them: no expert, no store."""
+    from envs import make_env
+
+    with closing(
+        make_env(TASKS[0], num_envs=WORLDS, views=VIEWS, camera="L2", appearance="random", image_size=SIZE, autoreset=False)
+    ) as env:
+        still = np.zeros((WORLDS, env.task.action_dim()), np.float32)
+        env.reset()  # opens the contexts
+        began = time.perf_counter()
+        for _ in range(WAVES):
+            env.reset()
             for _ in range(env.horizon):
-                obs, _, _, _, info = env.step(policy.act(obs))
-                shown = info.get("final_obs", obs)  # of the last step, when obs is the next episode's
-                pictures.append(shown["images"].numpy().copy())
-            env.close()
-            for clip in np.stack(pictures, axis=1):
-                writer.add({"images": clip}, task=task)
+                env.step(still)
+        return WAVES * WORLDS * (env.horizon + 1) * len(VIEWS) / (time.perf_counter() - began)
 
 
 def write_films(clips, folder: Path) -> None:
@@ -104,7 +129,7 @@ def load(clips) -> Iterator[int]:
     """Our batches."""
     from robo_repr.data import Batches
 
-    with closing(Batches(clips, BATCH, workers=THREADS).start()) as ahead:
+    with closing(Batches(clips, BATCH, keys=["images"], workers=THREADS).start()) as ahead:
         for batch in ahead:
             yield batch["images"].flatten(0, 2).shape[0]
 
@@ -119,7 +144,7 @@ def train(clips) -> Iterator[int]:
 
     objective = MAE(MVP("tiny", "random").train(), decoder_dim=96, decoder_depth=2, decoder_heads=3)
     optimizer = torch.optim.AdamW(objective.param_groups(0.05), lr=1.5e-3, betas=(0.9, 0.95), fused=True)
-    images = Batches(clips, BATCH, views=VIEWS[:1]).batch(0)["images"].flatten(0, 2)
+    images = Batches(clips, BATCH, keys=["images"], views=VIEWS[:1]).batch(0)["images"].flatten(0, 2)
     while True:
         optimizer.zero_grad()
         objective({"images": images})["loss"].backward()
@@ -151,7 +176,7 @@ def memory_quarters(clips, batches: int) -> list[float]:
     from robo_repr.data import Batches
 
     found = []
-    with closing(Batches(clips, 4, workers=THREADS).start()) as ahead:
+    with closing(Batches(clips, 4, keys=["images"], workers=THREADS).start()) as ahead:
         for count in (100, *[batches // 4] * 4):
             for _ in islice(ahead, count):
                 pass
@@ -159,7 +184,7 @@ def memory_quarters(clips, batches: int) -> list[float]:
     return found
 
 
-def compare(clips, args, films: Path) -> None:
+def compare(clips, args, films: Path, folder: Path) -> None:
     """The loader against its peers, and its memory."""
     import torch
 
@@ -178,10 +203,16 @@ def compare(clips, args, films: Path) -> None:
             rates[name].append(per_second(sides[name]()))
     films_read.close()
 
+    recorded = []
+    for pair in range(args.pairs + 1):
+        ours, bare = (recorded_per_second(folder / "again"), None) if pair % 2 else (None, drawn_per_second())
+        recorded.append((ours or recorded_per_second(folder / "again"), bare or drawn_per_second()))
+
     quarters = memory_quarters(clips, args.batches)
     figures = bench.Bench(args.pairs, memory_mb=quarters)
     figures.add("loader_frames", "pictures/s", list(zip(rates["load"], rates["train"], strict=True)))
     figures.add("plain_pyav_frames", "pictures/s", list(zip(rates["load"], rates["decode"], strict=True)))
+    figures.add("recorded_pictures", "pictures/s", recorded[1:])  # the first pair was the warm-up
     figures.finish(args.json)
     listed = ", ".join(f"{mb:.0f}" for mb in quarters)
     print(f"memory in MB after a warm-up and each quarter of {args.batches} batches: {listed}")
@@ -255,18 +286,15 @@ def main() -> None:
     if args.episodes < len(TASKS) or args.batches < 4:
         made.error(f"--episodes must be at least {len(TASKS)} and --batches at least 4")
 
-    from robo_repr.data import ClipStore
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        record(folder / "store", args.episodes)
-        clips = ClipStore(folder / "store")
+        clips = record_clips(folder / "clips", args.episodes)
         if args.chunks:
             measure_chunks(clips, args.json, folder)
         else:
             films = folder / "films"
             films.mkdir()
-            compare(clips, args, films)
+            compare(clips, args, films, folder)
 
 
 if __name__ == "__main__":

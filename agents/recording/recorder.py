@@ -100,7 +100,6 @@ class Recorder:
 
     def __init__(self, plan: Plan, run: Run, worlds: int = 1, ids: Sequence[int] = (FIRST_ID,)):
         env = make_env(plan.task, **plan.settings, num_envs=worlds, episode_ids=ids)
-        assert isinstance(env, BatchEnv)
         self.env, self._views, self._size = env, plan.views, plan.size
         self._left = -(-len(ids) // worlds)
         try:
