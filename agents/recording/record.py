@@ -54,7 +54,7 @@ def record_all(cfg: RecordConfig, command: str) -> int:
         The exit code: 0, or 128 + the signal's number.
 
     Raises:
-        UserError, Failure: see `agents.record.record`. Other tasks' episodes are whole all the same.
+        UserError, Failure: see `record`. Other tasks' episodes are whole all the same.
     """
     tasks = tasks_of(cfg)
     for task in tasks:
