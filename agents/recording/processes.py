@@ -2,12 +2,12 @@
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 from agents.recording.recorder import Plan, Recorder, Wave, load_run_of
@@ -26,18 +26,19 @@ def waves_of_processes(plan: Plan, worlds: int, ids: list[int], workers: int, st
     context = multiprocessing.get_context("spawn")
     stopped = context.Event()
     waves = [ids[begin : begin + worlds] for begin in range(0, len(ids), worlds)]
-    channels = [context.Queue(1) for _ in range(workers)]
     mine = [[number for wave in waves[worker::workers] for number in wave] for worker in range(workers)]
+    pipes = [context.Pipe(duplex=False) for _ in mine]
     processes = [
-        context.Process(target=_work, args=(plan, worlds, part, channel, stopped, os.getpid()), daemon=True)
-        for part, channel in zip(mine, channels, strict=True)
+        context.Process(target=_work, args=(plan, worlds, part, writer, stopped, os.getpid()), daemon=True)
+        for part, (_, writer) in zip(mine, pipes, strict=True)
     ]
     try:
         with _ignoring_ctrl_c():
-            for process in processes:
+            for process, (_, writer) in zip(processes, pipes, strict=True):
                 process.start()
+                writer.close()  # the worker's is the only one then, so its end is seen
         for k in range(len(waves)):
-            news = _next(channels[k % workers], processes[k % workers], stop)
+            news = _next(pipes[k % workers][0], processes[k % workers], stop)
             if news is None:
                 return
             if isinstance(news, UserError):
@@ -64,41 +65,38 @@ def _ignoring_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _next(channel: Any, process: Any, stop: Callable[[], object]) -> Wave | UserError | None:
+def _next(reader: Connection, process: Any, stop: Callable[[], object]) -> Wave | UserError | None:
     """What the worker says next; None when `stop` said so."""
     while not stop():
-        alive = process.is_alive()  # before looking, or its last words might come in between
-        try:
-            return channel.get(timeout=POLL)
-        except queue.Empty:
-            if not alive:
+        if reader.poll(POLL):
+            try:
+                return reader.recv()
+            except (EOFError, OSError):  # it ended, perhaps in the middle of a wave
+                process.join()
                 raise Failure(f"A process that records ended with code {process.exitcode}. Was it killed? {MENDING}") from None
     return None
 
 
-def _work(plan: Plan, worlds: int, ids: list[int], channel: Any, stopped: Any, parent: int) -> None:
-    """A worker: puts its waves, or a `UserError`, into the channel."""
+def _work(plan: Plan, worlds: int, ids: list[int], writer: Connection, stopped: Any, parent: int) -> None:
+    """A worker: puts its waves, or a `UserError`, into the pipe."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
     def stop() -> bool:
         return stopped.is_set() or os.getppid() != parent
 
-    try:
-        with closing(Recorder(plan, load_run_of(plan.cfg, plan.task), worlds, ids)) as recorder:
-            for wave in recorder.waves(stop):
-                _hand_over(wave, channel, stop)
-    except UserError as error:
-        _hand_over(error, channel, stop)
-    except Exception as error:
-        traceback.print_exc()
-        _hand_over(Failure(f"{plan.task} could not be recorded ({type(error).__name__}: {error}). {MENDING}"), channel, stop)
-
-
-def _hand_over(news: object, channel: Any, stop: Callable[[], bool]) -> None:
-    while not stop():
+    news: object
+    with suppress(BrokenPipeError):  # nobody reads it any more
         try:
-            return channel.put(news, timeout=POLL)
-        except queue.Full:
-            continue
-    channel.cancel_join_thread()  # nobody reads it any more
+            with closing(Recorder(plan, load_run_of(plan.cfg, plan.task), worlds, ids)) as recorder:
+                for wave in recorder.waves(stop):
+                    writer.send(wave)
+                return
+        except UserError as error:
+            news = error
+        except BrokenPipeError:
+            return
+        except Exception as error:
+            traceback.print_exc()
+            news = Failure(f"{plan.task} could not be recorded ({type(error).__name__}: {error}). {MENDING}")
+        writer.send(news)

@@ -24,12 +24,12 @@ from robo_repr.core.files import home_expanded
 from robo_repr.core.run import versions
 from robo_repr.core.signals import Signals
 from robo_repr.core.summary import percent
-from robo_repr.data.store import ClipStore, ClipWriter
+from robo_repr.data.store import ClipStore, ClipWriter, check_place
 
 MOST_WORKERS = 2
 WORTH_A_PROCESS = 20_000  # pictures to draw: a process begins about as soon as one that is there already has drawn half of them
 BUFFERED = 2**31  # bytes of frames that are being recorded or wait to be written
-BUFFERS = 2 + 2 * MOST_WORKERS  # waves: of each worker the one it records and the one it hands over; of the store the next one and the last
+BUFFERS = 6  # waves that are held at once where two processes record; see `_worlds`
 LINE_EVERY = 30.0  # seconds between lines where there is no terminal
 
 
@@ -57,18 +57,23 @@ def record_all(cfg: RecordConfig, command: str) -> int:
         UserError, Failure: see `record`. Other tasks' episodes are whole all the same.
     """
     tasks = tasks_of(cfg)
-    for task in tasks:
-        task_class(task)  # an unknown one shows before anything is written
     out = home_expanded(cfg.folder([]))
     places = {task: out / task if len(tasks) > 1 else out for task in tasks}
+    for task, place in places.items():  # what is wrong with the last one shows before the first one is recorded
+        task_class(task)
+        plan(cfg, task, load_run_of(cfg, task))
+        check_place(place)
     console = Console(highlight=False)
     console.out(f"writing to {out}")
-    with Signals() as signals, _Bars(console, places, cfg.episodes) as bars:
-        for task, place in places.items():
-            if not signals.caught:
-                bars.show(task, record(cfg, task, place, command=command, on_wave=bars.shower(task), stop=lambda: signals.caught))
-    for task, recorded in bars.last.items():
-        console.out(_result(task, recorded, len(places)))
+    bars = _Bars(console, places, cfg.episodes)
+    try:
+        with Signals() as signals, bars:
+            for task, place in places.items():
+                if not signals.caught:
+                    bars.show(task, record(cfg, task, place, command=command, on_wave=bars.shower(task), stop=lambda: signals.caught))
+    finally:
+        for task, recorded in bars.last.items():
+            console.out(_result(task, recorded, len(places)))
     if signals.caught:
         console.out("interrupted. What was recorded is whole; the same command goes on.")
         return 128 + signals.caught
@@ -116,16 +121,18 @@ def record(
         how = {"policy": policy, **({"noise": cfg.noise} if cfg.policy == "noisy_expert" else {}), **run.about}
         made_by = {"command": command, "versions": versions(), "seed": cfg.seed}
         meta = {"task": task, **how, **about, "horizon": horizon, "renderer": f"mujoco {BACKEND}", **truth.names, "made_by": made_by}
-        worlds = min(cfg.num_envs, _room(horizon + 1, len(views), size, truth.keys))
+        episode = (horizon + 1) * len(views) * size**2 * (3 + 2 * len({"depth", "segmentation"} & set(truth.keys)))  # bytes
+    _worlds(1, episode, 1, exact=True)  # refuses what can never fit, before a store is made
     with ClipWriter(out, views=views, size=(size, size), fps=fps, meta=meta) as writer:
         done = writer.episodes
         recorded = Recorded(out, len(done), sum(bool(episode.get("success")) for episode in done))
         if len(done) >= cfg.episodes:
             return recorded
+        pictures = (cfg.episodes - len(done)) * (horizon + 1) * len(views)
+        workers = cfg.workers or (min(MOST_WORKERS, os.cpu_count() or 1) if pictures > WORTH_A_PROCESS else 1)
+        worlds = _worlds(cfg.num_envs, episode, workers, exact=run.parts is None)
         first, waves, worlds = _waves(len(done), cfg.episodes, worlds, exact=run.parts is None)
         ids = [FIRST_ID + first + i for i in range(waves * worlds)]
-        pictures = (cfg.episodes - len(done)) * (horizon + 1) * len(views)
-        workers = cfg.workers or (min(MOST_WORKERS, len(os.sched_getaffinity(0))) if pictures > WORTH_A_PROCESS else 1)
         written: Future | None = None
         with _produced(planned, run, worlds, ids, min(workers, waves), stop) as produced, ThreadPoolExecutor(1) as pool:
             began = time.perf_counter()
@@ -172,22 +179,28 @@ def _waves(done: int, episodes: int, most: int, exact: bool) -> tuple[int, int, 
     return done, waves, -(-(episodes - done) // waves)  # even ones
 
 
-def _room(frames: int, views: int, size: int, truth: list[str]) -> int:
-    """How many worlds' episodes of so many frames can be kept at once.
+def _worlds(most: int, episode: int, workers: int, exact: bool) -> int:
+    """How many worlds run together, at most: as many as fit into BUFFERED bytes, and into memory.
+
+    Args:
+        episode: bytes of one.
+        exact: see `_waves`; else the number must not hang on how much memory happens to be free.
 
     Raises:
-        UserError: not a single one.
+        UserError: they do not fit into memory.
     """
-    pixels = 3 + 2 * len({"depth", "segmentation"} & set(truth))  # bytes of each
-    episode = BUFFERS * frames * views * size**2 * pixels
+    worlds = max(1, min(most, BUFFERED // (BUFFERS * episode)))
+    held = 2 + 2 * workers  # waves: of each worker the one it records and the one it hands over; of the store the next and the last one
     free = free_memory()
-    if free is not None and episode > free:
-        raise UserError(
-            f"An episode does not fit into memory: {frames} frames of {views} views at image_size={size} need {episode / 1e9:,.1f} GB "
-            f"while they are recorded, and {free / 1e9:,.1f} GB are free. Use smaller pictures, fewer views, a shorter horizon or less "
-            "ground_truth."
-        )
-    return max(1, min(BUFFERED, free or BUFFERED) // episode)
+    if free is None or worlds * held * episode <= free:
+        return worlds
+    if exact and held * episode <= free:
+        return free // (held * episode)
+    raise UserError(
+        f"The episodes do not fit into memory: {worlds} worlds and {workers} processes need {worlds * held * episode / 1e9:,.1f} GB, and "
+        f"{free / 1e9:,.1f} GB are free. Use fewer worlds (num_envs), workers=1, smaller pictures, fewer views, a shorter horizon or less "
+        "ground_truth."
+    )
 
 
 def _write(writer: ClipWriter, episodes: Wave) -> None:

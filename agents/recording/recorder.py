@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.base import ExpertPolicy, Policy
+from agents.base import ExpertPolicy, Policy, RandomPolicy
 from envs import BatchEnv, make_env
 from envs.checks import check_views
 from envs.truth import GroundTruth
@@ -50,7 +50,7 @@ def load_run_of(cfg: RecordConfig, task: str | None) -> Run:
         if keys[key] != settings[key]:
             raise UserError(f"{key}={keys[key]} is not what {folder} was trained with ({key}={settings[key]}). Leave {key} out.")
     settings = {key: value for key, value in settings.items() if key not in ("task", "reward", "sim")}
-    return Run(run.task, parts, {**settings, "horizon": keys["horizon"]}, {"policy_step": step})
+    return Run(run.task, parts, {**settings, "horizon": keys["horizon"]}, {"policy_step": step, "num_envs": cfg.num_envs})
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,9 @@ class RandomActions:
 
 def _policy(cfg: RecordConfig, run: Run, env: BatchEnv) -> Policy:
     if run.parts is not None:
-        return run.parts.agent.policy(env)
+        policy = run.parts.agent.policy(env)
+        # One stream of actions for all episodes would begin anew in every process and every time that a recording goes on.
+        return RandomActions(env) if isinstance(policy, RandomPolicy) else policy
     return RandomActions(env) if cfg.policy == "random" else ExpertPolicy(env, cfg.noise if cfg.policy == "noisy_expert" else 0.0)
 
 

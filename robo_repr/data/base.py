@@ -44,6 +44,7 @@ FIELDS = {
     "poses": Kind(("O", 7), "float32", "position 3 in metres and quaternion wxyz 4 of meta's `pose_names` in the world"),
     "keypoints": Kind(("V", "P", 3), "float32", "column and row in pixels, depth in metres of meta's `keypoint_names`, also where hidden"),
 }
+PER_VIEW = tuple(key for key, kind in FIELDS.items() if kind.axes[:1] == ("V",))
 MARKS = ("is_first", "is_last", "is_terminal")  # (T,) bool; made from the episodes' ends, never stored
 
 
@@ -136,7 +137,7 @@ class Clips:
 
     def language(self, episode: int) -> str:
         """The episode's instruction or narration; "" where there is none."""
-        return str(self.episodes[episode].get("language", ""))
+        return str(self.episodes[episode].get("language") or "")
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -13,9 +13,8 @@ import torch
 
 from robo_repr.core.errors import UserError, check_range, unknown
 from robo_repr.core.seeding import rng
-from robo_repr.data.base import FIELDS, MARKS, BrokenEpisode, Clips
+from robo_repr.data.base import FIELDS, MARKS, PER_VIEW, BrokenEpisode, Clips
 
-PER_VIEW = tuple(key for key, kind in FIELDS.items() if kind.axes[:1] == ("V",))
 TRIES = 100  # windows drawn for a sample before one of each episode is tried
 
 

@@ -38,9 +38,12 @@ def open_clips(path: str | Path | Sequence[str | Path], kind: str | None = None,
         raise UserError(f"{path} is not there. Give a clip store, a folder of videos or a folder of images; {EXAMPLE} makes a store.")
     kind = kind or _kind_of(path)
     part = load_part("data", kind)
+    keys = [name for name in part if name not in ("_target_", "path")]
     for key in how:
-        if key not in part:
-            raise unknown("key", key, [name for name in part if name not in ("_target_", "path")])
+        if not keys:
+            raise UserError(f"{path} holds clips whose {key} is as they were recorded. Leave {key} out, or open it by itself.")
+        if key not in keys:
+            raise unknown("key", key, keys)
     return build({**part, **how, "path": path})
 
 
@@ -88,6 +91,7 @@ class Joined(Clips):
 
     Attributes:
         sources: what it reads.
+        differing: fields that not all sources have alike; they are left out.
         meta: what all sources' meta agree on.
     """
 
@@ -105,10 +109,10 @@ class Joined(Clips):
                 if expected != found:
                     raise UserError(
                         f"{first.name} and {other.name} cannot be read as one: the first has {what} {_words(expected)}, the second "
-                        f"{_words(found)}. Read them one by one, or record or import them alike."
+                        f"{_words(found)}. Read them one by one, or record or import them alike (of videos, size= and fps= can be set)."
                     )
-        self._differing = {key for source in sources for key in source.fields if not all(_alike(key, first, other) for other in sources)}
-        self.fields: dict[str, Field] = {key: field for key, field in first.fields.items() if key not in self._differing}
+        self.differing = {key for source in sources for key in source.fields if not all(_alike(key, first, other) for other in sources)}
+        self.fields: dict[str, Field] = {key: field for key, field in first.fields.items() if key not in self.differing}
         self.meta = {key: value for key, value in first.meta.items() if all(other.meta.get(key) == value for other in sources)}
         self.lengths = np.concatenate([source.lengths for source in sources])
         self.episodes = [episode for source in sources for episode in source.episodes]
@@ -122,7 +126,7 @@ class Joined(Clips):
         return self.sources[source].read_fields(episode - int(self._firsts[source]), start, stop, keys)
 
     def check_keys(self, keys: Sequence[str]) -> None:
-        differing = [key for key in keys if key in self._differing]
+        differing = [key for key in keys if key in self.differing]
         if differing:
             key = differing[0]
             shapes = "; ".join(f"{source.name}: {_kind(source.fields.get(key))}" for source in self.sources)

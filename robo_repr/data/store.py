@@ -19,7 +19,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
-from robo_repr.core.errors import Failure, UserError, unknown
+from robo_repr.core.errors import Failure, UserError, check_range, unknown
 from robo_repr.core.files import write_whole
 from robo_repr.core.lock import drop_lock, take_lock
 from robo_repr.data.base import FIELDS, BrokenEpisode, Clips, Field
@@ -44,6 +44,14 @@ def is_store(path: Path) -> bool:
 def store_around(path: Path) -> Path | None:
     """The clip store that a path lies in; None where there is none."""
     return next((above for above in path.absolute().parents if is_store(above)), None)
+
+
+def check_place(path: Path) -> None:
+    """Refuses a path where no store can be made or gone on with: within another store, or where something else is."""
+    if inside := store_around(path):
+        raise UserError(f"{path} lies in the clip store {inside}, where only its own clips belong. Choose another folder.")
+    if os.path.lexists(path) and not is_store(path) and (not path.is_dir() or any(_foreign(path))):
+        raise UserError(f"{path} is there and is no clip store, so nothing was written. Choose a new or empty folder.")
 
 
 class ClipStore(Clips):
@@ -148,11 +156,11 @@ class ClipWriter:
     def __init__(self, path: str | Path, *, views: Sequence[str], size: tuple[int, int], fps: float, meta: Mapping[str, Any] | None = None):
         self.path = Path(path)
         about = {"views": list(views), "size": tuple(map(int, size)), "fps": float(fps), "meta": json.loads(json.dumps(meta or {}))}
+        if len(set(views)) < len(views) or not views:
+            raise UserError(f"views={list(views)} is not possible. Name each view once, at least one.")
+        check_range("fps", fps, 1e-3, 1e6, "frames per second")
         with _writing(self.path, UserError):
-            if inside := store_around(self.path):
-                raise UserError(f"{self.path} lies in the clip store {inside}, where only its own clips belong. Choose another folder.")
-            if self.path.exists() and not is_store(self.path) and (not self.path.is_dir() or any(_foreign(self.path))):
-                raise UserError(f"{self.path} is there and is no clip store, so nothing was written. Choose a new or empty folder.")
+            check_place(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock: int | None = take_lock(self.path, "choose another folder")
         try:

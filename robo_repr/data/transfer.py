@@ -51,29 +51,32 @@ def copy(clips: Clips, out: Path, *, command: str, progress: Callable[[int], Non
     if "made_by" in clips.meta:
         made_by["source_made_by"] = clips.meta["made_by"]
     broken: dict[int, str] = {}
-    with ClipWriter(out, views=clips.views, size=clips.size, fps=clips.fps, meta={**clips.meta, "made_by": made_by}) as writer:
-        there = {episode.get("source_episode") for episode in writer.episodes}
-        before = len(writer)
-        with Signals() as signals:
-            for episode in range(len(clips)):
-                if signals.caught:
-                    break
-                if episode not in there:
-                    try:
-                        clip = clips[episode]
-                    except BrokenEpisode as error:
-                        broken[episode] = str(error)
-                    else:
-                        writer.add({key: clip[key] for key in clips.fields}, **_details(clips, episode))
-                if progress is not None:
-                    progress(episode + 1)
-        written = len(writer)
-    if not written:
-        for part in out.iterdir():  # a store without an episode
-            remove(part)
-        if not signals.caught:
-            reasons = f" The first of them: {broken[0]}" if broken else ""
-            raise UserError(f"{clips.name} has no episode that can be read ({len(clips)} cannot), so nothing was written.{reasons}")
+    written: int | None = None
+    try:
+        with ClipWriter(out, views=clips.views, size=clips.size, fps=clips.fps, meta={**clips.meta, "made_by": made_by}) as writer:
+            there = {episode.get("source_episode") for episode in writer.episodes}
+            before = written = len(writer)
+            with Signals() as signals:
+                for episode in range(len(clips)):
+                    if signals.caught:
+                        break
+                    if episode not in there:
+                        try:
+                            clip = clips[episode]
+                        except BrokenEpisode as error:
+                            broken[episode] = str(error)
+                        else:
+                            writer.add({key: clip[key] for key in clips.fields}, **_details(clips, episode))
+                            written += 1
+                    if progress is not None:
+                        progress(episode + 1)
+    finally:
+        if written == 0:  # a store without an episode would be in the way of the next try
+            for part in out.iterdir():
+                remove(part)
+    if not written and not signals.caught:
+        reasons = f" The first of them: {broken[0]}" if broken else ""
+        raise UserError(f"{clips.name} has no episode that can be read ({len(clips)} cannot), so nothing was written.{reasons}")
     return Copied(before, broken, signals.caught)
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
@@ -189,11 +189,11 @@ def numbered_pictures(root: Path, files: Iterable[Path]) -> dict[str, list[Path]
     for file in files:
         if file.suffix.lower() in PICTURES and file.parent not in beside and (parts := re.fullmatch(r"(.*?)(\d+)(\D*)", file.stem)):
             groups.setdefault((file.parent, parts[1], parts[3]), []).append((int(parts[2]), file))
-    alone = [folder for folder, _, _ in groups]
+    groups_in = Counter(folder for folder, _, _ in groups)
     named: dict[str, list[Path]] = {}
     for (folder, before, after), pictures in groups.items():
         name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
-        name = name if alone.count(folder) == 1 else f"{name}/{before}*{after}"
+        name = name if groups_in[folder] == 1 and name not in named else f"{name}/{before}*{after}"
         named[name] = [file for _, file in sorted(pictures)]
     return named
 

@@ -1,7 +1,9 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ import pytest
 from agents.base import ExpertPolicy
 from agents.evaluate import evaluate, evaluation_env
 from agents.recording import processes
-from agents.recording.record import _waves, record, record_all
-from agents.recording.recorder import FIRST_ID
+from agents.recording.record import _waves, _worlds, record, record_all
+from agents.recording.recorder import FIRST_ID, load_run_of, plan
 from envs import make_env
 from robo_repr.core.config import RecordConfig
 from robo_repr.core.errors import Failure, UserError
@@ -140,6 +142,19 @@ def _die(*_):
 
 
 @pytest.mark.slow
+def test_a_worker_killed_while_it_hands_over_is_noticed():
+    cfg = RecordConfig(**{**SMALL, "image_size": 64, "num_envs": 4})
+    ids = [FIRST_ID + i for i in range(16)]
+    waves = processes.waves_of_processes(plan(cfg, "reach", load_run_of(cfg, "reach")), 4, ids, 2, lambda: False)
+    assert len(next(waves)) == 4
+    time.sleep(5)  # the next waves are larger than what a pipe holds, so their senders wait
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(Failure, match="ended with code -9"):
+        list(waves)
+
+
+@pytest.mark.slow
 def test_workers_record_the_same_in_the_same_order(tmp_path):
     for place, workers in (("one", 1), ("two", 2)):
         cfg = RecordConfig(**SMALL, task=["reach", "drawer"], out=str(tmp_path / place), workers=workers, policy="noisy_expert")
@@ -164,6 +179,27 @@ def test_a_full_disk_stops_the_recording_and_keeps_what_was_written(tmp_path, mo
     assert equal(tmp_path / "clips", tmp_path / "whole")
 
 
+def test_what_is_wrong_with_the_last_task_shows_before_the_first_is_recorded(tmp_path):
+    (tmp_path / "clips" / "drawer").mkdir(parents=True)
+    (tmp_path / "clips" / "drawer" / "mine.txt").touch()
+    with pytest.raises(UserError, match="drawer is there and is no clip store"):
+        record_all(RecordConfig(**SMALL, task=["reach", "drawer"], out=str(tmp_path / "clips")), "here")
+    assert not (tmp_path / "clips" / "reach").exists()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_worlds_fit_into_memory(monkeypatch, exact):
+    monkeypatch.setattr("agents.recording.record.free_memory", lambda: 10**9)
+    assert _worlds(16, 10**6, 2, exact) == 16
+    if exact:
+        assert _worlds(16, 4 * 10**7, 2, exact) == 4
+    else:
+        with pytest.raises(UserError, match="8 worlds and 2 processes need"):
+            _worlds(16, 4 * 10**7, 2, exact)
+    with pytest.raises(UserError, match="do not fit into memory"):
+        _worlds(16, 10**9, 1, exact)
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -175,7 +211,7 @@ def test_a_full_disk_stops_the_recording_and_keeps_what_was_written(tmp_path, mo
         ({"views": []}, "records no pictures"),
         ({"camera": "L9"}, "camera=L9 is not known"),
         ({"ground_truth": ["detph"]}, "Did you mean ground_truth=depth"),
-        ({"horizon": 100_000, "image_size": 1280}, "does not fit into memory"),
+        ({"horizon": 100_000, "image_size": 1280}, "do not fit into memory"),
         ({"ground_truth": 3}, "ground_truth=3 is not possible"),
     ],
 )

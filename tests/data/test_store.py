@@ -269,6 +269,13 @@ def test_folders_that_are_no_stores(tmp_path, store):
             opened(store)
 
 
+@pytest.mark.parametrize("changes", [{"fps": 0}, {"fps": float("nan")}, {"views": ["front", "front"]}, {"views": []}])
+def test_settings_that_no_store_can_have(tmp_path, changes):
+    with pytest.raises(UserError, match=f"{next(iter(changes))}=.* is not possible"):
+        writer(tmp_path / "clips", **changes)
+    assert not (tmp_path / "clips").exists()
+
+
 def test_one_writer_at_a_time(store):
     with writer(store), pytest.raises(UserError, match=f"Process {os.getpid()} is writing"):
         writer(store)

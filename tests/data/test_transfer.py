@@ -101,3 +101,13 @@ def test_nothing_is_left_where_nothing_can_be_read(store, tmp_path):
     with pytest.raises(UserError, match="no episode that can be read.*episode 0 is bent"):
         copy(Source(store, damaged=range(4)), tmp_path / "out", command="try")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_copy_that_fails_at_once_is_not_in_the_way_of_the_next(store, tmp_path):
+    clips = ClipStore(store)
+    clips.read_fields = lambda *_: {**frames(4, 0), "camera": np.zeros((4, 2, 9), np.float32)}
+    with pytest.raises(UserError, match="a frame's camera is"):
+        copy(clips, tmp_path / "out", command="first")
+    assert not list((tmp_path / "out").iterdir())
+    copy(ClipStore(store), tmp_path / "out", command="second")
+    check_copied(tmp_path / "out", [0, 1, 2, 3])

@@ -453,3 +453,12 @@ def test_no_torch_and_no_zarr_for_videos(tmp_path):
         f"import sys, robo_repr.data.videos as v; v.Videos({str(tmp_path)!r})[0]; sys.exit(bool({{'torch', 'zarr'}} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_folders_of_one_name_within_each_other_are_two_sequences(tmp_path):
+    for folder, level in ((tmp_path / "seq", 10), (tmp_path / "seq" / "seq", 200)):
+        folder.mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((8, 8, 3), level, np.uint8)).save(folder / f"{i}.png")
+    clips = Videos(tmp_path / "seq", size=8)
+    assert sorted(int(clip["images"].mean()) for clip in clips) == [10, 200]
