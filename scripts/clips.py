@@ -317,13 +317,13 @@ def picture_folder(folder: Path) -> Path:
     """The folder, made; never one inside a store."""
     from robo_repr.data.store import store_around
 
-    inside = store_around(folder / "sheet.png")
-    if inside:
-        raise UserError(f"out={folder} lies in the clip store {inside}, where only clips belong. Choose another folder: out=FOLDER.")
     try:
+        if inside := store_around(folder / "sheet.png"):
+            raise UserError(f"out={folder} lies in the clip store {inside}, where only clips belong. Choose another folder: out=FOLDER.")
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror or error}). Choose another folder: out=FOLDER.") from error
+    except (OSError, UnicodeEncodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder} cannot be made ({why}). Choose another folder: out=FOLDER.") from error
     return folder
 
 
@@ -335,6 +335,8 @@ def bring_in(asked: Asked) -> int:
 
     path = alone_path(asked)
     out, format, rest = destination(asked)
+    if path.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path)):
+        raise UserError(f"out={out} lies in {path}, which is what is imported. Choose a folder elsewhere.")
     read = cast(Callable[..., "Clips"], reader(format))
     clips = read(path, **keywords(read, rest, f"format={format}"))
     check_out(out, goes_on=True)
@@ -363,13 +365,24 @@ def take_out(asked: Asked) -> int:
         (how if key in names else opening)[key] = value
     clips = open_clips(asked.paths, **opening_words(opening, also=("format", "out", *names)))
     check_out(out)
+    if apart := differing(clips):
+        print(printable(f"left out: {', '.join(apart)}, which not all of these clips have with one shape and meaning"), file=sys.stderr)
     with working("exporting", len(clips), "episodes") as progress:
-        export(clips, out, progress=progress, **keywords(export, how, f"format={format}"))
-    whole = [episode for episode in range(len(clips)) if episode not in clips.broken]
-    lost = f"; {len(clips) - len(whole)} damaged ones are left out" if len(whole) < len(clips) else ""
+        written = export(clips, out, progress=progress, **keywords(export, how, f"format={format}"))
+    missing = len(clips) - len(written)
+    lost = f"; {missing} {'is' if missing == 1 else 'are'} left out" if missing else ""
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    say(printable(f"{len(whole)} episodes, {clips.lengths[whole].sum()} frames, {readable(size)} in {out}{lost}"))
+    say(printable(f"{len(written)} episodes, {clips.lengths[written].sum()} frames, {readable(size)} in {out}{lost}"))
     return 0
+
+
+def differing(clips: "Clips") -> list[str]:
+    """Fields that are not read, since the clips that are read as one do not all have them alike."""
+    from robo_repr.data.open import Joined
+
+    if not isinstance(clips, Joined):
+        return []
+    return sorted({*clips.differing, *(key for source in clips.sources for key in differing(source))})
 
 
 def destination(asked: Asked) -> tuple[Path, str, dict[str, str]]:
@@ -388,7 +401,7 @@ def alone_path(asked: Asked) -> Path:
     if len(asked.paths) > 1:
         raise UserError(f"import takes one path, and these are {len(asked.paths)}: {', '.join(asked.paths)}. Import them one by one.")
     path = Path(asked.paths[0]).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):  # Path's own raises for names that are too long
         raise UserError(f"{path} is not there. Give the folder or file of a data set.")
     return path
 
@@ -397,10 +410,10 @@ def check_out(out: Path, goes_on: bool = False) -> None:
     """Refuses a folder that holds something, before any work; a store may be gone on with where `goes_on`."""
     from robo_repr.data.store import is_store
 
-    if goes_on and is_store(out):
+    if goes_on and os.path.isdir(out) and is_store(out):
         return  # whether it is one that this import made is checked by who writes there
-    held = out.is_dir() and any(file.name != "lock" for file in out.iterdir())
-    if held or (os.path.lexists(out) and not out.is_dir()):
+    held = os.path.isdir(out) and any(file.name != "lock" for file in out.iterdir())
+    if held or (os.path.lexists(out) and not os.path.isdir(out)):
         raise UserError(f"out={out} is there already and not empty, so nothing was written. Choose a new or empty folder.")
 
 

@@ -340,9 +340,35 @@ def test_damaged_episodes_are_counted(run, monkeypatch):
 
     monkeypatch.setattr(ClipStore, "read_fields", broken)
     monkeypatch.setattr(formats, "reader", lambda format: Few)
-    for words in (("import", "demos", "format=few", "out=new"), ("export", "demos", "format=r3m", "out=manifest")):
+    for words, lost in (
+        (("import", "demos", "format=few", "out=new"), "1 damaged"),
+        (("export", "demos", "format=r3m", "out=manifest"), "; 1 is left out"),
+    ):
         printed = run(*words)
-        assert "2 episodes, 8 frames" in printed.out and "1 damaged" in printed.out and "left out: episode 1 is bent" in printed.err
+        assert "2 episodes, 8 frames" in printed.out and lost in printed.out and "left out: episode 1 is bent" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("format", "kept"), [("minari", "2 episodes, 7 frames"), ("r3m", "1 episodes, 5 frames"), ("lerobot", "3 episodes")]
+)
+def test_only_what_was_written_is_counted(run, monkeypatch, format, kept):
+    monkeypatch.setattr(sys.modules[__name__], "LENGTHS", [5, 1, 2])
+    record(Path("demos"))
+    printed = run("export", "demos", f"format={format}", "out=new").out
+    assert kept in printed and ("left out" in printed) == (format != "lerobot")
+
+
+def test_fields_that_do_not_go_out_are_named(run):
+    record(Path("one"), extra=truth, meta=NAMES)
+    record(Path("other"))
+    assert "left out: depth, keypoints, segmentation, which" in run("export", "one", "other", "format=lerobot", "out=new").err
+    assert "left out" not in run("export", "one", "one", "format=lerobot", "out=same").err
+
+
+@pytest.mark.parametrize("format", ["lerobot", "minari", "r3m"])
+def test_a_store_without_episodes_is_not_damaged(run, format):
+    ClipWriter("demos", views=VIEWS, size=SIZE, fps=10).close()
+    assert "has no episode yet" in one_paragraph(run("export", "demos", f"format={format}", "out=new", code=2))
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------------------------------
@@ -372,6 +398,13 @@ def test_damaged_episodes_are_counted(run, monkeypatch):
         (["import", "photos", "format=r3m", "out=full"], "not empty"),
         (["import", "photos", "photos", "format=r3m", "out=new"], "one by one"),
         (["import", "photos", "format=r3m", "out=new", "sise=3"], "Did you mean key=size"),
+        (["import", "photos", "format=images", "out=photos/new"], "lies in photos"),
+        (["import", "n" * 300, "format=r3m", "out=new"], "is not there"),
+        (["import", "photos", "format=images", f"out={'n' * 300}"], "File name too long"),
+        (["show", "demos", "out=\ud800"], "cannot be made"),
+        (["export", "demos", "format=lerobot", f"out={'n' * 300}"], "cannot be written"),
+        (["export", "demos", "format=lerobot", "out=\ud800"], "cannot be the name"),
+        (["export", "demos", "format=lerobot", "out=demos/inside"], "lies in the clip store"),
         (["export", "demos", "format=robomimic", "out=new"], "only read"),
         (["export", "demos", "format=r3m", "out=full"], "not empty"),
         (["export", "demos", "format=lerobot", "out=new", "codek=x"], "Did you mean key=codec"),

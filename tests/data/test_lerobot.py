@@ -113,11 +113,13 @@ def test_windows_and_views_are_those_of_the_whole(tmp_path):
     assert set(found.read(0, keys=["images"])) == {"images", "is_first", "is_last", "is_terminal", "language"}
     with pytest.raises(UserError, match="views=tops is not known. Did you mean views=top"):
         lerobot.LeRobotClips(tmp_path / "out", views=["tops"])
+    with pytest.raises(UserError, match="top twice"):
+        lerobot.LeRobotClips(tmp_path / "out", views=["top", "top"])
 
 
 def test_damaged_episodes_are_left_out(tmp_path):
     clips = make(damaged=[1])
-    lerobot.export(clips, tmp_path / "out")
+    assert lerobot.export(clips, tmp_path / "out") == [0, 2]
     assert_equal(lerobot.LeRobotClips(tmp_path / "out"), make(), [0, 2])
     assert list(clips.broken) == [1]
     with pytest.raises(UserError, match="no episode that can be read"):
@@ -242,6 +244,38 @@ def test_statistics_are_those_of_all_frames(tmp_path):
             np.testing.assert_allclose(stats[name][which], getattr(values, which)(0), rtol=1e-6, err_msg=f"{name} {which}")
         assert stats[name]["count"] == [18]
         assert (np.diff([stats[name][q] for q in lerobot.QUANTILES], axis=0) >= 0).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_statistics_are_those_of_finite_numbers(tmp_path):
+    clips = make()
+    clips.frames[0]["state"][:, 0] = np.nan
+    clips.frames[2]["state"][3:6, 0] = np.inf
+    clips.frames[2]["reward"][1] = -np.inf
+    for part in clips.frames:
+        part["state"][:, 1] = np.nan
+    lerobot.export(clips, tmp_path / "out")
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    stats = json.loads((tmp_path / "out/meta/stats.json").read_text(), parse_constant=refuse)
+    for name, key, place in (("observation.state", "state", 0), ("observation.state", "state", 2), ("next.reward", "reward", 0)):
+        values = np.concatenate([clip[key].reshape(len(clip[key]), -1)[:, place] for clip in clips]).astype(float)
+        for which in ("min", "max", "mean", "std"):
+            np.testing.assert_allclose(stats[name][which][place], getattr(values[np.isfinite(values)], which)(), rtol=1e-6)
+    assert [stats["observation.state"][which][1] for which in ("min", "max", "mean", "std", "q50")] == [0] * 5
+    assert stats["observation.state"]["count"] == [18]
+    assert_equal(lerobot.LeRobotClips(tmp_path / "out"), clips)
+
+
+@pytest.mark.parametrize("noted", [{"meta": [1]}, {"views": 3}, {"fields": []}, {"fields": {"state": {"shape": "4", "dtype": "float32"}}}])
+def test_damaged_notes_of_ours_are_named(tmp_path, noted):
+    lerobot.export(make(lengths=(2,)), tmp_path / "out")
+    file = tmp_path / "out/meta/robo_repr.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **noted}))
+    with pytest.raises(UserError, match="robo_repr.json is not as our export"):
+        lerobot.LeRobotClips(tmp_path / "out")
 
 
 def test_files_keep_to_the_limits(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def store(tmp_path):
 
 def test_what_we_write_minari_reads_and_we_read_again(store, tmp_path, capsys):
     done = []
-    export(store, tmp_path / "out", done.append)
+    assert export(store, tmp_path / "out", done.append) == [0, 1, 3]
     assert done == [1, 2, 3, 4] and "episode 2" in capsys.readouterr().err
     dataset, clips = minari.MinariDataset(tmp_path / "out" / "data"), MinariClips(tmp_path / "out")
     assert (clips.views, clips.size, clips.fps, clips.fields, clips.meta) == (VIEWS, SIZE, 25.0, store.fields, store.meta)
@@ -62,6 +62,39 @@ def test_what_we_write_minari_reads_and_we_read_again(store, tmp_path, capsys):
         assert clips.episodes[i] == known
     assert next(iter(dataset.storage.get_episode_metadata([0])))["language"] == "go, 0"
     assert np.array_equal(clips.read(2, 3, 6)["images"], store[3]["images"][3:6])
+
+
+def test_what_belongs_to_a_view_follows_it(store, tmp_path):
+    export(store, tmp_path / "out")
+    for views, places in ((["wrist", "front"], [1, 0]), (["wrist"], [1])):
+        clips = MinariClips(tmp_path / "out", views=views)
+        assert clips.fields["camera"].shape == (len(views), 8) and clips.fields["depth"].shape == (len(views), *SIZE)
+        for key in ("images", "camera", "depth", "segmentation"):
+            assert np.array_equal(clips[0][key], store[0][key][:, places])
+        assert np.array_equal(clips[0]["state"], store[0]["state"])
+
+
+@pytest.mark.parametrize("noted", [[1], {"fps": "abc"}, {"fps": -1}, {"meta": [1]}, {"views": 3}, {"fields": [[]]}, {"fps": None}])
+def test_damaged_notes_of_ours_are_named(store, tmp_path, noted):
+    export(store, tmp_path / "out")
+    file = tmp_path / "out" / "data" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps({**metadata, "robo_repr": {**metadata["robo_repr"], **noted} if isinstance(noted, dict) else noted}))
+    with pytest.raises(UserError, match="metadata.json.*is damaged"):
+        MinariClips(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        *(({"fps": fps}, "fps=") for fps in (0, -5, float("nan"), float("inf"))),
+        ({"views": ["wrist", "wrist"]}, "wrist twice"),
+    ],
+)
+def test_settings_that_are_not_possible(store, tmp_path, how, says):
+    export(store, tmp_path / "out")
+    with pytest.raises(UserError, match=says):
+        MinariClips(tmp_path / "out", **how)
 
 
 def test_threads_read_at_once(store, tmp_path):
@@ -222,8 +255,10 @@ def test_export_leaves_nothing_where_it_cannot_be(store, tmp_path):
         writer.add({"images": frames(views=1, size=SIZE)["images"]})
     with pytest.raises(UserError, match="no actions"):
         export(ClipStore(tmp_path / "films"), out)
-    export(store, tmp_path / "films" / "fits")
-    data = tmp_path / "films" / "fits" / "data"
+    with pytest.raises(UserError, match="lies in the clip store"):
+        export(store, tmp_path / "films" / "inside")
+    export(store, tmp_path / "fits")
+    data = tmp_path / "fits" / "data"
     described, last = ((data / name).stat().st_size for name in ("metadata.json", "2/part-0.arrow"))
     assert described < last - 1000
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -233,7 +268,7 @@ def test_export_leaves_nothing_where_it_cannot_be(store, tmp_path):
             export(store, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["clips", "films"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["clips", "films", "fits"]
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="is there already"):

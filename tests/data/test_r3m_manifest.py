@@ -119,7 +119,7 @@ def store(tmp_path):
 
 
 def test_export_as_r3m_reads_it(store, tmp_path, monkeypatch, capsys):
-    export(store, tmp_path / "out")
+    assert export(store, tmp_path / "out") == [0, 2]
     assert "episode 1" in capsys.readouterr().err
     monkeypatch.chdir("/")  # R3M's loader takes paths as they are
     with open(tmp_path / "out" / "manifest.csv", newline="") as file:
@@ -133,6 +133,30 @@ def test_export_as_r3m_reads_it(store, tmp_path, monkeypatch, capsys):
     clips = ManifestClips(tmp_path / "moved")
     assert clips.lengths.tolist() == [4, 4, 3, 3] and not clips.skipped and clips.size == SIZE
     assert np.abs(clips[3]["images"][:, 0].astype(int) - store[2]["images"][:, 1]).max() <= 3
+
+
+def test_any_text_stays_in_its_cell(tmp_path):
+    texts = ["C a\rb", "C a\r\nb", 'C "', "C a,b", "C \r"]
+    with ClipWriter(tmp_path / "clips", views=["front"], size=SIZE, fps=25) as out:
+        for text in texts:
+            out.add({"images": frames(3, views=1)["images"]}, language=text)
+    export(ClipStore(tmp_path / "clips"), tmp_path / "out")
+    clips = ManifestClips(tmp_path / "out")
+    assert [clips.language(i) for i in range(len(clips))] == texts and not clips.skipped
+
+
+@pytest.mark.parametrize("fps", [0, -5, float("nan"), float("inf")])
+def test_frame_rates_that_are_not_possible(fps, tmp_path):
+    with pytest.raises(UserError, match="fps="):
+        ManifestClips(tmp_path, fps=fps)
+
+
+def test_letters_that_are_not_of_utf_8_are_one_mistake(store, tmp_path):
+    with pytest.raises(UserError, match="UTF-8"):
+        export(store, tmp_path / "caf\udce9")  # as the shell gives a name in another encoding: the table holds it
+    with pytest.raises(UserError, match="cannot be the name"):
+        export(store, tmp_path / "\ud800")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clips"]
 
 
 def test_a_full_disk(store, tmp_path):

@@ -88,9 +88,18 @@ def test_parts_states_and_views(path):
         ({"filter": "trian"}, "Did you mean filter=train"),
         ({"state": ["robot0_eef_po"]}, "Did you mean state=robot0_eef_pos"),
         ({"views": ["agent_view"]}, "Did you mean views=agentview"),
+        ({"views": ["agentview", "agentview_image"]}, "twice"),
+        *(({"fps": fps}, "fps=") for fps in (0, -5, float("nan"), float("inf"))),
     ]:
         with pytest.raises(UserError, match=message):
             RobomimicClips(path, **wrong)
+
+
+@pytest.mark.parametrize("frequency", [0, -5, float("nan"), float("inf"), "abc"])
+def test_a_noted_frame_rate_that_is_not_possible_counts_as_none(path, frequency):
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": frequency}})
+    assert RobomimicClips(path).fps == 20 and RobomimicClips(path, fps=7).fps == 7
 
 
 def test_threads_read_at_once(path):

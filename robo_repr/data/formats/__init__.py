@@ -2,15 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from robo_repr.core.errors import Failure, UserError, unknown
+from robo_repr.core.errors import Failure, UserError, check_range, unknown
 from robo_repr.core.files import remove
 from robo_repr.data.base import BrokenEpisode, Clips
+from robo_repr.data.store import store_around
 
 # name -> module, reader, whether it is written too
 FORMATS = {
@@ -33,8 +34,10 @@ def reader(format: str) -> type[Clips]:
     return getattr(module, name)
 
 
-def exporter(format: str) -> Callable[..., None]:
+def exporter(format: str) -> Callable[..., list[int]]:
     """The function that writes a layout: ``export(clips, out, progress=None)``; `progress` gets the number of episodes that are done.
+
+    It returns the episodes of `clips` that it wrote.
 
     Raises:
         UserError: there is no such layout, or it is only read.
@@ -58,16 +61,21 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when all is written, and is removed when anything goes wrong.
 
     Raises:
-        UserError: `out` is there and not empty, or nothing can be made beside it.
+        UserError: `out` is there and not empty, lies in a clip store, or nothing can be made beside it; a text is not of UTF-8.
         Failure: the disk is full or not writable.
     """
     out = Path(os.path.abspath(out))
-    if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
+    # Path's own functions raise for names that are too long.
+    if os.path.islink(out) or (os.path.exists(out) and not os.path.isdir(out)) or (os.path.isdir(out) and any(out.iterdir())):
         raise UserError(f"{out} is there already, so nothing was written. Choose a new or empty folder.")
     beside = out.with_name(f".{out.name}.partial")
     try:
+        if inside := store_around(out):
+            raise UserError(f"{out} lies in the clip store {inside}, where only its own clips belong. Choose another folder.")
         remove(beside)  # of an export that was killed
         beside.mkdir(parents=True)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{out} cannot be the name of a folder ({error}). Choose another one.") from error
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}). Choose another folder, or make it writable.") from error
     try:
@@ -75,6 +83,11 @@ def new_folder(out: Path) -> Iterator[Path]:
         beside.rename(out)
     except BaseException as error:
         remove(beside)
+        if isinstance(error, UnicodeEncodeError):
+            raise UserError(
+                f"{out} was not written: the text {ascii(error.object[:80])}, in its path or in what is known of the clips, has letters "
+                "that UTF-8 does not have. Choose another folder, or put the text right."
+            ) from error
         if isinstance(error, OSError):
             raise Failure(
                 f"{out} could not be written ({error.strerror or error}), and nothing of it was left. Free space or choose another folder, "
@@ -83,12 +96,35 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
+def check_views(views: Sequence[str], known: Iterable[str]) -> None:
+    """Refuses views that are not known, or named twice."""
+    known = list(known)
+    for view in views:
+        if view not in known:
+            raise unknown("views", view, known)
+        if list(views).count(view) > 1:
+            raise UserError(f"views names {view} twice. Name each view once.")
+
+
+def check_fps(fps: float | None) -> None:
+    """Refuses a frame rate that cannot be; None is a default."""
+    if fps is not None:
+        check_range("fps", fps, 1e-3, 1e6, "frames per second")
+
+
+def check_filled(clips: Clips) -> None:
+    """Refuses clips without an episode."""
+    if not len(clips):
+        raise UserError(f"{clips.name} has no episode yet, so there is nothing to export.")
+
+
 def whole_episodes(clips: Clips, progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and frames of each episode in turn. Damaged ones are named on the standard error and left out.
 
     Raises:
         UserError: not one can be read.
     """
+    check_filled(clips)
     whole = 0
     for episode in range(len(clips)):
         try:
@@ -101,4 +137,5 @@ def whole_episodes(clips: Clips, progress: Callable[[int], None] | None = None) 
         if progress is not None:
             progress(episode + 1)
     if not whole:
-        raise UserError(f"{clips.name} has no episode that can be read, so there is nothing to export. Look at what broke: {clips.broken}")
+        reason = next(iter(clips.broken.values()))
+        raise UserError(f"{clips.name} has no episode that can be read, so there is nothing to export. The first of them: {reason}")

@@ -37,8 +37,8 @@ from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
 from robo_repr.core.errors import UserError, unknown
-from robo_repr.data.base import BrokenEpisode, Clips, Field
-from robo_repr.data.formats import new_folder, whole_episodes
+from robo_repr.data.base import PER_VIEW, BrokenEpisode, Clips, Field
+from robo_repr.data.formats import check_views, new_folder, whole_episodes
 
 FILES_PER_CHUNK = 1000
 DATA_MB, VIDEO_MB = 100, 200  # the layout's limits for one file
@@ -47,7 +47,6 @@ OURS = Path("meta/robo_repr.json")
 COLUMNS = {"state": "observation.state", "actions": "action", "reward": "next.reward"}
 # Nothing of a policy's: names that begin with "observation" or "action" would become inputs and outputs of LeRobot's policies.
 EXTRAS = ("camera", "depth", "segmentation", "poses", "keypoints")
-PER_VIEW = ("camera", "depth", "segmentation", "keypoints")
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
@@ -69,7 +68,7 @@ CODECS = {
 }
 
 
-def export(clips: Clips, out: str | Path, codec: str = "lossless", progress: Callable[[int], None] | None = None) -> None:
+def export(clips: Clips, out: str | Path, codec: str = "lossless", progress: Callable[[int], None] | None = None) -> list[int]:
     """Writes clips as a LeRobot dataset v3.0. `LeRobotClips` gives them back: equal with ``codec="lossless"``.
 
     Damaged episodes are left out; they stand in `clips.broken` afterwards.
@@ -79,13 +78,16 @@ def export(clips: Clips, out: str | Path, codec: str = "lossless", progress: Cal
         codec: ``lossless`` (H.264 in RGB, every pixel kept; not every player shows it), ``h264`` (4:2:0, plays everywhere) or ``av1``.
         progress: called with the number of episodes dealt with so far.
 
+    Returns:
+        The episodes that were written.
+
     Raises:
         UserError: unknown codec or one that cannot encode such pictures, `out` is in use, or no episode is whole.
         Failure: the disk is full or not writable; nothing is left of the export then.
     """
     _check_codec(codec, clips)
     with new_folder(Path(out)) as folder:
-        _write(clips, folder, codec, progress)
+        return _write(clips, folder, codec, progress)
 
 
 # Writing
@@ -107,7 +109,7 @@ def _check_codec(name: str, clips: Clips) -> None:
         raise UserError(f"{clips.name}: LeRobot allows no / in the name of a camera, but there is {', '.join(slashed)}. Rename it.")
 
 
-def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None] | None) -> None:
+def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None] | None) -> list[int]:
     numbers, about = _Tables(root / "data"), _Tables(root / "meta/episodes")
     rate = Fraction(clips.fps).limit_denominator(100_000)
     keys = [f"observation.images.{view}" for view in clips.views]
@@ -116,9 +118,9 @@ def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None]
     totals: dict[str, dict[str, np.ndarray]] = {}
     waiting: list[dict[str, Any]] = []
     features: dict[str, Any] = {}
-    index = written = 0
+    index, taken = 0, []
     for episode, clip in whole_episodes(clips, progress):
-        length, task = len(clip["images"]), clips.language(episode)
+        written, length, task = len(taken), len(clip["images"]), clips.language(episode)
         columns = _columns(clip, clips.fps, written, index, tasks.setdefault(task, len(tasks)))
         features = features or _features(clips, columns)
         place = numbers.place(sum(column.nbytes for column in columns.values()), len(columns))
@@ -131,11 +133,12 @@ def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None]
             row |= _placed(f"videos/{key}", place)
             row |= {f"videos/{key}/from_timestamp": begin, f"videos/{key}/to_timestamp": begin + float(length / rate)}
             statistics[key] = _picture_statistics(clip["images"][:, view])
-        row |= {f"stats/{name}/{which}": value.tolist() for name, part in statistics.items() for which, value in part.items()}
+        row |= {f"stats/{name}/{which}": _noted(which, value) for name, part in statistics.items() for which, value in part.items()}
         known = {key: value for key, value in clips.episodes[episode].items() if key not in ("language", "episode")}
         waiting.append(row | {"robo_repr": json.dumps(known)})
         totals = {name: _joined(totals[name], part) if totals else part for name, part in statistics.items()}
-        index, written = index + length, written + 1
+        index += length
+        taken.append(episode)
         if len(waiting) == 100:
             _write_rows(about, waiting)
     _write_rows(about, waiting)
@@ -146,23 +149,26 @@ def _write(clips: Clips, root: Path, codec: str, progress: Callable[[int], None]
     pq.write_table(_task_table(list(tasks)), root / "meta/tasks.parquet")
     fields = {key: {"shape": field.shape, "dtype": str(field.dtype)} for key, field in clips.fields.items() if key != "images"}
     _write_json(root / OURS, {"version": 1, "views": clips.views, "fields": fields, "meta": getattr(clips, "meta", {})})
-    _write_json(root / "meta/stats.json", {name: {which: value.tolist() for which, value in part.items()} for name, part in totals.items()})
+    _write_json(
+        root / "meta/stats.json", {name: {which: _noted(which, value) for which, value in part.items()} for name, part in totals.items()}
+    )
     info = {
         "codebase_version": "v3.0",
         "robot_type": None,
-        "total_episodes": written,
+        "total_episodes": len(taken),
         "total_frames": index,
         "total_tasks": len(tasks),
         "chunks_size": FILES_PER_CHUNK,
         "data_files_size_in_mb": DATA_MB,
         "video_files_size_in_mb": VIDEO_MB,
         "fps": int(clips.fps) if clips.fps == int(clips.fps) else clips.fps,
-        "splits": {"train": f"0:{written}"},
+        "splits": {"train": f"0:{len(taken)}"},
         "data_path": f"data/{FILE}.parquet",
         "video_path": f"videos/{{video_key}}/{FILE}.mp4",
         "features": features,
     }
     _write_json(root / "meta/info.json", info)
+    return taken
 
 
 def _columns(clip: dict[str, Any], fps: float, episode: int, index: int, task: int) -> dict[str, np.ndarray]:
@@ -198,10 +204,20 @@ def _to_arrow(values: np.ndarray) -> pa.Array:
 
 
 def _statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Of (T, ...), over T."""
+    """Of (T, ...), over T, finite numbers alone; `count` says how many these are. Where there is none, min and max are inf and -inf."""
     values = values.reshape(len(values), *(values.shape[1:] or (1,))).astype(np.float64)
-    found = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0), "count": np.array([len(values)])}
-    return found | dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True))
+    finite = np.isfinite(values)
+    count = finite.sum(0)
+    values[~finite] = np.nan
+    values[:, count == 0] = 0  # numpy warns of columns of nothing but nan
+    found = {"min": np.where(count, np.nanmin(values, 0), np.inf), "max": np.where(count, np.nanmax(values, 0), -np.inf)}
+    found |= {"mean": np.nanmean(values, 0), "std": np.nanstd(values, 0), "count": count}
+    return found | dict(zip(QUANTILES, np.nanquantile(values, list(QUANTILES.values()), axis=0), strict=True))
+
+
+def _noted(which: str, value: np.ndarray) -> list[Any]:
+    """A statistic as the layout has it: one count for all numbers of a feature, and 0 where no number is finite, since JSON has no inf."""
+    return [int(value.max())] if which == "count" else np.nan_to_num(value, posinf=0, neginf=0).tolist()
 
 
 def _picture_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -216,7 +232,7 @@ def _picture_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
 def _joined(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Statistics of two sets of frames together; the quantiles are only averaged, as they are in LeRobot."""
     count = one["count"] + other["count"]
-    share = other["count"][0] / count[0]
+    share = other["count"] / np.maximum(count, 1)
     apart = other["mean"] - one["mean"]
     joined = {which: one[which] + (other[which] - one[which]) * share for which in ("mean", *QUANTILES)}
     variance = one["std"] ** 2 * (1 - share) + other["std"] ** 2 * share + apart**2 * share * (1 - share)
@@ -399,7 +415,7 @@ class LeRobotClips(Clips):
         self.name = str(path)
         self.broken = {}
         info = _load_info(self.path)
-        ours = _load_json(self.path / OURS) if (self.path / OURS).exists() else {}
+        ours = _load_ours(self.path / OURS) if (self.path / OURS).exists() else {}
         try:
             self._describe(info, ours, views)
         except UserError:
@@ -443,9 +459,7 @@ class LeRobotClips(Clips):
         cameras = dict(zip(names if len(set(names)) == len(names) else pictures, pictures, strict=True))
         if not cameras:
             raise UserError(f"{self.name} has no pictures (no feature of dtype video or image). Choose a dataset with cameras.")
-        for view in chosen or ():
-            if view not in cameras:
-                raise unknown("views", view, cameras)
+        check_views(chosen or (), cameras)
         self.views = list(chosen or cameras)
         self._view_keys = [cameras[view] for view in self.views]
         self._video_keys = [key for key in self._view_keys if features[key]["dtype"] == "video"]
@@ -629,6 +643,22 @@ def _load_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object, so it is not LeRobot's. Fetch or export the dataset again.")
     return found
+
+
+def _load_ours(path: Path) -> dict[str, Any]:
+    """What our own export noted of the dataset."""
+    ours = _load_json(path)
+    try:
+        for key, kind in (("views", list), ("fields", dict), ("meta", dict)):
+            if not isinstance(ours[key], kind):
+                raise TypeError(f"{key} is {ours[key]}")
+        for field in ours["fields"].values():
+            if any(type(edge) is not int or edge < 0 for edge in field["shape"]):
+                raise TypeError(f"a shape is {field['shape']}")
+            np.dtype(field["dtype"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not as our export writes it ({error!r}). Export the dataset again, or remove this file.") from error
+    return ours
 
 
 def _load_info(path: Path) -> dict[str, Any]:

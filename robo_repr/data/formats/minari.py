@@ -20,9 +20,9 @@ from gymnasium import Space, spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from robo_repr.core.errors import UserError, unknown
-from robo_repr.data.base import FIELDS, BrokenEpisode, Clips, Field
-from robo_repr.data.formats import new_folder, whole_episodes
+from robo_repr.core.errors import UserError
+from robo_repr.data.base import FIELDS, PER_VIEW, BrokenEpisode, Clips, Field
+from robo_repr.data.formats import check_filled, check_fps, check_views, new_folder, whole_episodes
 
 OURS = "robo_repr"  # what our own exports add to the data set's and to an episode's metadata
 MINARIS = ("id", "total_steps", "seed", "options")  # what Minari itself notes of an episode
@@ -54,6 +54,7 @@ class MinariClips(Clips):
     """
 
     def __init__(self, path: str | Path, views: Sequence[str] | None = None, fps: float | None = None):
+        check_fps(fps)
         self.name = str(path)
         folder = _data_folder(Path(path))
         try:
@@ -69,11 +70,11 @@ class MinariClips(Clips):
                 f"{path} cannot be read as a data set of Minari ({_words(error)}). It is damaged, or its spaces are of a kind that Minari "
                 f"{minari.__version__} does not know. Download or make it again."
             ) from error
-        ours = metadata.get(OURS, {})
-        self.meta = dict(ours.get("meta", {}))
-        self.fps = float(fps or ours.get("fps", 20))
-        self._extra: dict[str, Leaf] = {key: (key,) for key in ours.get("fields", ()) if (key,) in leaves and key != "state"}
-        noted = [("images", view) for view in ours.get("views", ())]
+        ours = _ours(folder, metadata)
+        self.meta = ours["meta"]
+        self.fps = float(fps if fps is not None else ours["fps"])
+        self._extra: dict[str, Leaf] = {key: (key,) for key in ours["fields"] if (key,) in leaves and key != "state"}
+        noted = [("images", view) for view in ours["views"]]
         pictures = {leaf: leaves[leaf] for leaf in noted if leaf in leaves} or _pictures(leaves)
         self._pictures = _chosen(self.name, pictures, leaves, views)
         self.views, shapes = list(self._pictures), [_size(leaves[leaf]) for leaf in self._pictures.values()]
@@ -82,6 +83,8 @@ class MinariClips(Clips):
             raise UserError(f"{path} has views of different sizes ({sizes}). Read those of one size: views=[{self.views[0]}].")
         self.size = shapes[0]
         self._last = [leaf for leaf in self._pictures.values() if leaves[leaf].shape[-1] == 3]  # channels last
+        known_views = set(self.views) <= set(ours["views"])
+        self._view_places = [ours["views"].index(view) for view in self.views] if known_views else []
         self._state = [
             leaf for leaf, space in leaves.items() if leaf not in pictures and leaf[:1] not in self._extra.values() and _plain(space)
         ]
@@ -91,9 +94,14 @@ class MinariClips(Clips):
             self.fields["state"] = Field((sum(_width(leaves[leaf]) for leaf in self._state),), np.dtype(np.float32))
         if self._actions:
             self.fields["actions"] = Field((sum(_width(acts[leaf]) for leaf in self._actions),), np.dtype(np.float32))
-        if "reward" in ours.get("fields", ["reward"]):
+        if "reward" in ours["fields"]:
             self.fields["reward"] = Field((), np.dtype(np.float32))
-        self.fields |= {key: Field(leaves[leaf].shape or (), np.dtype(leaves[leaf].dtype)) for key, leaf in self._extra.items()}
+        for key, leaf in self._extra.items():
+            shape = leaves[leaf].shape or ()
+            if key not in PER_VIEW:
+                self.fields[key] = Field(shape, np.dtype(leaves[leaf].dtype))
+            elif known_views:
+                self.fields[key] = Field((len(self.views), *shape[1:]), np.dtype(leaves[leaf].dtype))
         texts = [leaf for leaf, space in leaves.items() if isinstance(space, spaces.Text)]
         self._scan(folder, kind, count, texts[0] if texts else None)
 
@@ -148,10 +156,11 @@ class MinariClips(Clips):
             return _behind(_flat(found["actions"], self._actions, length - 1))
         if key == "reward":
             return _behind(np.asarray(found["rewards"], dtype=np.float32))
-        return np.asarray(_at(found["observations"], self._extra[key]))
+        values = np.asarray(_at(found["observations"], self._extra[key]))
+        return values[:, self._view_places] if key in PER_VIEW else values
 
 
-def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = None) -> None:
+def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = None) -> list[int]:
     """Writes clips as a data set of Minari, in Arrow files and without loss.
 
     Observations are a dict: ``images`` (view -> (H, W, 3) uint8), ``state``, ``camera`` and whatever else the frames hold. What is known of
@@ -162,16 +171,20 @@ def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = Non
         out: a new or empty folder.
         progress: gets the number of episodes that are done.
 
+    Returns:
+        The episodes that were written.
+
     Raises:
         UserError: the clips have no actions, `out` is in use, or no episode can be written.
         Failure: the disk is full.
     """
+    check_filled(clips)
     if not _written(clips, "actions"):
         raise UserError(f"{clips.name} has no actions, and a data set of Minari is made of steps with actions. Export to lerobot or r3m.")
     others = [key for key in FIELDS if key not in ("images", "actions", "reward") and _written(clips, key)]
     pictures = spaces.Dict({view: spaces.Box(0, 255, (*clips.size, 3), np.uint8) for view in clips.views})
     observation = spaces.Dict({"images": pictures, **{key: _box(clips.fields[key]) for key in others}})
-    written: list[dict[str, Any]] = []
+    written: list[int] = []
 
     def buffers() -> Iterator[EpisodeBuffer]:
         for episode, clip in whole_episodes(clips, progress):
@@ -179,7 +192,7 @@ def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = Non
                 print(f"left out: episode {episode} of {clips.name} has one frame, and thus no step", file=sys.stderr)
                 continue
             yield _buffer(clips, clip, others)
-            written.append(_noted(clips.episodes[episode]))
+            written.append(episode)
         if not written:
             raise UserError(f"{clips.name} has no episode of two frames or more, so there is nothing that Minari could hold.")
 
@@ -201,7 +214,25 @@ def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = Non
         )
         storage.update_episodes(buffers())
         del storage.get_size
-        storage.update_episode_metadata(written)
+        storage.update_episode_metadata([_noted(clips.episodes[episode]) for episode in written])
+    return written
+
+
+def _ours(folder: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What our own export noted of a data set, with what stands for it in others'."""
+    try:
+        ours = {"fps": 20.0, "views": [], "fields": ["reward"], "meta": {}, **metadata.get(OURS, {})}
+        check_fps(float(ours["fps"]))
+        whole = all(isinstance(ours[key], kind) for key, kind in (("fps", int | float), ("views", list), ("fields", list), ("meta", dict)))
+        whole = whole and all(isinstance(name, str) for name in (*ours["views"], *ours["fields"]))
+    except (UserError, TypeError, ValueError):
+        whole, ours = False, {}
+    if not whole:
+        raise UserError(
+            f"{folder / 'metadata.json'}: what our export noted under {OURS} is damaged. Export the data set again, or take {OURS} out of "
+            "the file to read it as anyone's."
+        )
+    return ours
 
 
 def _buffer(clips: Clips, clip: dict[str, Any], others: list[str]) -> EpisodeBuffer:
@@ -339,9 +370,7 @@ def _chosen(name: str, pictures: dict[Leaf, Any], leaves: dict[Leaf, Any], views
     short = [str(leaf[-1]) if leaf else "image" for leaf in pictures]
     clash = len(set(short)) < len(short)
     named = {".".join(map(str, leaf)) if clash else key: leaf for key, leaf in zip(short, pictures, strict=True)}
-    for view in views or ():
-        if view not in named:
-            raise unknown("views", view, named)
+    check_views(views or (), named)
     return {view: named[view] for view in views} if views else named
 
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from robo_repr.core.errors import UserError, check_range
 from robo_repr.data.base import BrokenEpisode, Clips, Field
-from robo_repr.data.formats import new_folder, whole_episodes
+from robo_repr.data.formats import check_fps, new_folder, whole_episodes
 
 COLUMNS = ("path", "len", "txt")
 ACTOR = "C "  # "the camera's wearer"; R3M cuts the first two characters off every text
@@ -49,6 +49,7 @@ class ManifestClips(Clips):
     """
 
     def __init__(self, path: str | Path, size: int | Sequence[int] | None = None, fps: float = 30.0):
+        check_fps(fps)
         self.name, self.fps, self.views, self.meta, self.broken = str(path), float(fps), ["video"], {}, {}
         file = Path(path) / "manifest.csv" if Path(path).is_dir() else Path(path)
         self.skipped: dict[str, str] = {}
@@ -107,7 +108,7 @@ class ManifestClips(Clips):
         return np.asarray(picture)
 
 
-def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = None) -> None:
+def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = None) -> list[int]:
     """Writes clips as R3M reads them: a folder of JPEGs for each view of each episode, since R3M knows no views, and ``manifest.csv``.
 
     The pictures lose a little (JPEG, quality 95), since R3M's loader reads no other files; states, actions and rewards have no place there.
@@ -118,17 +119,21 @@ def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = Non
         out: a new or empty folder.
         progress: gets the number of episodes that are done.
 
+    Returns:
+        The episodes that were written.
+
     Raises:
         UserError: `out` is in use, or there is nothing to write.
         Failure: the disk is full.
     """
     with new_folder(out) as folder:
-        rows = []
+        rows, written = [], []
         for episode, clip in whole_episodes(clips, progress):
             images, text = clip["images"], clip["language"]
             if len(images) < SHORTEST:
                 print(f"left out: episode {episode} of {clips.name} has fewer than {SHORTEST} frames", file=sys.stderr)
                 continue
+            written.append(episode)
             for i, view in enumerate(clips.views):
                 name = f"{episode:06}_{re.sub(r'[^-.a-zA-Z0-9_]', '-', view)}"
                 if (folder / name).exists():  # two views' names differ only in what cannot stand in a path
@@ -141,9 +146,11 @@ def export(clips: Clips, out: Path, progress: Callable[[int], None] | None = Non
         if not rows:
             raise UserError(f"{clips.name} has no episode of {SHORTEST} frames or more, so there is nothing that R3M could read.")
         with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file, lineterminator="\n")
+            # All texts in quotes: csv itself would leave a lone "\r" bare, which ends a line for those who read it.
+            table = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
             table.writerow(COLUMNS)
             table.writerows(rows)
+    return written
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.data.base import BrokenEpisode, Clips, Field
+from robo_repr.data.formats import check_fps, check_views
 
 # What the state is made of where nothing is said, robot by robot: pose of the hand and the fingers' joints.
 STATES = (r"robot\d+_eef_pos", r"robot\d+_eef_quat", r"robot\d+_gripper_qpos")
@@ -53,6 +54,7 @@ class RobomimicClips(Clips):
         fps: float | None = None,
         upside_down: bool | None = None,
     ):
+        check_fps(fps)
         self.path, self.name, self.meta = Path(path), str(path), {}
         try:
             with self._open() as file:
@@ -67,7 +69,8 @@ class RobomimicClips(Clips):
                 self._turn = convention == "opengl" if upside_down is None else upside_down
                 env = _attribute(data, "env_args")
                 frequency = _mapping(env.get("env_kwargs")).get("control_freq")
-                self.fps = float(fps or (frequency if isinstance(frequency, int | float) else 0) or 20)
+                noted = float(frequency) if isinstance(frequency, int | float) and 1e-3 <= frequency <= 1e6 else 20.0
+                self.fps = float(fps) if fps is not None else noted
                 self.lengths, self.episodes, self.broken = self._scan(data, str(env.get("env_name", "")))
         except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged ({_words(error)}). Download or make it again.") from error
@@ -111,9 +114,7 @@ class RobomimicClips(Clips):
         if views:
             # Full names are taken too: that is what is seen in the file.
             known = {**{key: key for key in named.values()}, **named}
-            for view in views:
-                if view not in known:
-                    raise unknown("views", view, named)
+            check_views([known.get(view, view) for view in views], [*named.values(), *named])
             names = {key: view for view, key in named.items()}
             named = {names[known[view]]: known[view] for view in views}
         self.views, self._images = list(named), list(named.values())
