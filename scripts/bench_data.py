@@ -54,19 +54,23 @@ def settings(episodes: int):
 def record_clips(folder: Path, episodes: int):
     """The experts' episodes, half of each task."""
     from agents.recording.record import record
+    from agents.recording.recorder import load_run_of
     from robo_repr.data import open_clips
 
     for task in TASKS:
-        record(settings(-(-episodes // len(TASKS))), task, folder / task, command="bench_data", on_wave=lambda _: None)
+        cfg = settings(-(-episodes // len(TASKS)))
+        record(cfg, load_run_of(cfg, task), folder / task, command="bench_data", on_wave=lambda _: None)
     return open_clips(folder)
 
 
 def recorded_per_second(folder: Path) -> float:
     """Pictures per second of a recording, from the first episode's start until all are in the store."""
     from agents.recording.record import record
+    from agents.recording.recorder import load_run_of
 
     shutil.rmtree(folder, ignore_errors=True)
-    recorded = record(settings(WORLDS * WAVES), TASKS[0], folder, command="bench_data", on_wave=lambda _: None)
+    cfg = settings(WORLDS * WAVES)
+    recorded = record(cfg, load_run_of(cfg, TASKS[0]), folder, command="bench_data", on_wave=lambda _: None)
     return recorded.pictures / recorded.seconds
 
 

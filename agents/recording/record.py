@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from agents.recording.processes import waves_of_processes
-from agents.recording.recorder import FIRST_ID, POLICIES, Plan, Recorder, Run, Wave, load_run_of, plan
+from agents.recording.recorder import FIRST_ID, Plan, Recorder, Run, Wave, load_run_of, plan
 from envs.checks import free_memory
 from envs.registry import task_class
 from envs.render import BACKEND
@@ -56,21 +56,22 @@ def record_all(cfg: RecordConfig, command: str) -> int:
     Raises:
         UserError, Failure: see `record`. Other tasks' episodes are whole all the same.
     """
-    tasks = tasks_of(cfg)
+    runs = [load_run_of(cfg, task) for task in _tasks(cfg)]
     out = home_expanded(cfg.folder([]))
-    places = {task: out / task if len(tasks) > 1 else out for task in tasks}
-    for task, place in places.items():  # what is wrong with the last one shows before the first one is recorded
-        task_class(task)
-        plan(cfg, task, load_run_of(cfg, task))
-        check_place(place)
+    places = {run.task: out / run.task if len(runs) > 1 else out for run in runs}
+    for run in runs:  # what is wrong with the last one shows before the first one is recorded
+        task_class(run.task)
+        plan(cfg, run)
+        check_place(places[run.task])
     console = Console(highlight=False)
     console.out(f"writing to {out}")
     bars = _Bars(console, places, cfg.episodes)
     try:
         with Signals() as signals, bars:
-            for task, place in places.items():
+            for run in runs:
                 if not signals.caught:
-                    bars.show(task, record(cfg, task, place, command=command, on_wave=bars.shower(task), stop=lambda: signals.caught))
+                    show = bars.shower(run.task)
+                    show(record(cfg, run, places[run.task], command=command, on_wave=show, stop=lambda: signals.caught))
     finally:
         for task, recorded in bars.last.items():
             console.out(_result(task, recorded, len(places)))
@@ -81,17 +82,19 @@ def record_all(cfg: RecordConfig, command: str) -> int:
     return 0
 
 
-def tasks_of(cfg: RecordConfig) -> list[str]:
-    """The tasks to record: those asked for, or the run's, or reach."""
-    tasks = ["reach"] if cfg.task is None else [cfg.task] if isinstance(cfg.task, str) else cfg.task
+def _tasks(cfg: RecordConfig) -> Sequence[str | None]:
+    """The tasks that were asked for; None for that of the policy."""
+    tasks = [cfg.task] if cfg.task is None or isinstance(cfg.task, str) else cfg.task
+    if tasks == [None]:
+        return tasks
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks) or len(set(tasks)) < len(tasks):
         raise UserError(f"task={cfg.task} is not possible. Name one task (task=reach) or several different ones (task=[reach,push]).")
-    return [load_run_of(cfg, None).task] if cfg.task is None and cfg.policy not in POLICIES else tasks
+    return tasks
 
 
 def record(
     cfg: RecordConfig,
-    task: str,
+    run: Run,
     out: Path,
     *,
     command: str,
@@ -102,6 +105,7 @@ def record(
 
     Args:
         cfg: settings, of which `task` and `out` are not read.
+        run: of `load_run_of`; it tells the task.
         command: what the store shall say of how it was made.
         on_wave: told the state after each set of episodes that were recorded together.
         stop: asked before every step; the episodes being recorded are given up then, and those before are written.
@@ -110,8 +114,7 @@ def record(
         UserError: settings that do not exist or do not go together; the folder holds something else.
         Failure: the disk is full, or something went wrong while drawing. The episodes before are whole.
     """
-    run = load_run_of(cfg, task)
-    planned = plan(cfg, task, run)
+    planned = plan(cfg, run)
     views, size = planned.views, planned.size
     # What the store says of its episodes is asked of one world, before it is known how many are needed.
     with closing(Recorder(planned, run)) as probe:
@@ -120,7 +123,7 @@ def record(
         policy = cfg.policy if run.parts is None else str(Path(cfg.policy))
         how = {"policy": policy, **({"noise": cfg.noise} if cfg.policy == "noisy_expert" else {}), **run.about}
         made_by = {"command": command, "versions": versions(), "seed": cfg.seed}
-        meta = {"task": task, **how, **about, "horizon": horizon, "renderer": f"mujoco {BACKEND}", **truth.names, "made_by": made_by}
+        meta = {"task": run.task, **how, **about, "horizon": horizon, "renderer": f"mujoco {BACKEND}", **truth.names, "made_by": made_by}
         episode = (horizon + 1) * len(views) * size**2 * (3 + 2 * len({"depth", "segmentation"} & set(truth.keys)))  # bytes
     _worlds(1, episode, 1, exact=True)  # refuses what can never fit, before a store is made
     with ClipWriter(out, views=views, size=(size, size), fps=fps, meta=meta) as writer:

@@ -33,7 +33,7 @@ class Run:
 
 
 def load_run_of(cfg: RecordConfig, task: str | None) -> Run:
-    """The run whose policy shall act; next to nothing where it is one of `POLICIES`."""
+    """The run whose policy shall act, in that task or, by default, its own; next to nothing where it is one of `POLICIES`."""
     if cfg.policy in POLICIES:
         return Run(task or "reach")
     folder = home_expanded(cfg.policy)
@@ -71,7 +71,7 @@ class Plan:
     size: int
 
 
-def plan(cfg: RecordConfig, task: str, run: Run) -> Plan:
+def plan(cfg: RecordConfig, run: Run) -> Plan:
     """Settles what the settings leave open.
 
     Raises:
@@ -88,7 +88,7 @@ def plan(cfg: RecordConfig, task: str, run: Run) -> Plan:
         "views": [*seen, *(view for view in views if view not in seen)],
         "autoreset": False,
     }
-    return Plan(cfg, task, settings, seen, views, size)
+    return Plan(cfg, run.task, settings, seen, views, size)
 
 
 class Recorder:

@@ -159,6 +159,7 @@ class ClipWriter:
         if len(set(views)) < len(views) or not views:
             raise UserError(f"views={list(views)} is not possible. Name each view once, at least one.")
         check_range("fps", fps, 1e-3, 1e6, "frames per second")
+        self._sizes = {"V": len(views), "H": about["size"][0], "W": about["size"][1]}
         with _writing(self.path, UserError):
             check_place(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
@@ -308,9 +309,8 @@ class ClipWriter:
             os.close(descriptor)
 
     def _check(self, frames: dict[str, np.ndarray]) -> None:
-        """Refuses an episode that does not fit to the store's attributes or to its other episodes."""
-        attributes = read_attributes(self.path)
-        views, size = len(attributes["views"]), tuple(attributes["size"])
+        """Refuses an episode that does not fit to the store's views and size or to its other episodes."""
+        views, *size = self._sizes.values()
         images = frames.get("images")
         if images is None or images.dtype != np.uint8 or images.shape[1:] != (views, 3, *size) or not len(images):
             found = "none" if images is None else f"{images.shape} of {images.dtype}"
@@ -318,7 +318,7 @@ class ClipWriter:
         for key, value in frames.items():
             if key not in FIELDS:
                 raise unknown("key", key, FIELDS)
-            if not FIELDS[key].fits(value.shape[1:], value.dtype, {"V": views, "H": size[0], "W": size[1]}) or not value.ndim:
+            if not FIELDS[key].fits(value.shape[1:], value.dtype, self._sizes) or not value.ndim:
                 raise UserError(
                     f"{self.path}: a frame's {key} is {FIELDS[key]}, {FIELDS[key].what}; this is {_shape((value.shape[1:], value.dtype))}."
                 )

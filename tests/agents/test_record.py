@@ -23,7 +23,8 @@ SMALL = {"views": ["wrist", "front"], "image_size": 16, "horizon": 15, "episodes
 
 def made(out, task="reach", stop=lambda: False, waves=None, **settings):
     waves = [] if waves is None else waves
-    return record(RecordConfig(**{**SMALL, **settings}), task, out, command="here", on_wave=lambda r: waves.append(r.episodes), stop=stop)
+    cfg = RecordConfig(**{**SMALL, **settings})
+    return record(cfg, load_run_of(cfg, task), out, command="here", on_wave=lambda r: waves.append(r.episodes), stop=stop)
 
 
 def equal(one, other):
@@ -145,7 +146,7 @@ def _die(*_):
 def test_a_worker_killed_while_it_hands_over_is_noticed():
     cfg = RecordConfig(**{**SMALL, "image_size": 64, "num_envs": 4})
     ids = [FIRST_ID + i for i in range(16)]
-    waves = processes.waves_of_processes(plan(cfg, "reach", load_run_of(cfg, "reach")), 4, ids, 2, lambda: False)
+    waves = processes.waves_of_processes(plan(cfg, load_run_of(cfg, "reach")), 4, ids, 2, lambda: False)
     assert len(next(waves)) == 4
     time.sleep(5)  # the next waves are larger than what a pipe holds, so their senders wait
     for worker in multiprocessing.active_children():
