@@ -85,10 +85,16 @@ def load_policy(run_folder: str | Path, device: str = "cpu") -> Policy:
     Raises:
         UserError: the folder is no run or has no checkpoint yet, or the run's policy is the expert, which needs its worlds.
     """
-    from agents.parts import load_run
+    from agents.parts import load_run, tasks_of
 
     parts, cfg, _ = load_run(Path(run_folder), device)
-    policy = parts.agent.policy(parts.env.env)
+    policy = parts.agent.policy(parts.worlds)
+    if len(tasks_of(cfg)) > 1:
+        parts.env.close()
+        raise UserError(
+            f"The policy of {run_folder} knows several tasks, and which one is meant depends on its worlds. Use "
+            "agents.parts.load_run(folder)[0].agent.policy(env)."
+        )
     if isinstance(policy, ExpertPolicy):
         parts.env.close()
         raise UserError(

@@ -10,10 +10,10 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from robo_repr.core.errors import Failure, unknown
+from agents.eyes import Eyes
+from robo_repr.core.errors import Failure
 from robo_repr.core.seeding import rng
-from robo_repr.encoders.base import FUSIONS, Encoder, Features, fuse_views
-from robo_repr.encoders.readout import Readout
+from robo_repr.encoders.base import Encoder, Features
 
 Step = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[dict[str, Any]]]
 
@@ -29,18 +29,15 @@ class EmbedEnv(VecEnv):
     Args:
         env: a BatchEnv.
         encoder: frozen; one call per step encodes all current pictures and the last ones of episodes that just ended.
-        readout: one of `robo_repr.encoders.readout.READOUTS`. It must be calibrated, by `calibrate` or ``readout.load_state``, before the
-            first observation.
+        readout, view_fusion: as in `Eyes`. The read-out must be calibrated, by `calibrate` or ``readout.load_state``, before the first
+            observation.
         camera_input: gives the policy the cameras' poses.
-        view_fusion: ``"concatenate"`` reads every view out by itself, side by side; ``"mean"`` averages the views' features first.
     """
 
     def __init__(self, env, encoder: Encoder, readout: str = "grid4", camera_input: bool = False, view_fusion: str = "concatenate"):
-        if view_fusion not in FUSIONS:
-            raise unknown("view_fusion", str(view_fusion), FUSIONS)
-        self.env, self.encoder, self.camera_input, self.view_fusion = env, encoder, camera_input, view_fusion
-        views = env.views if view_fusion == "concatenate" or not env.views else ["+".join(env.views)]
-        self.readout = Readout(readout, encoder.spec, views, env.frame_stack).to(encoder.mean.device)
+        self.env, self.camera_input = env, camera_input
+        self.eyes = Eyes(encoder, env.views, env.frame_stack, readout, view_fusion)
+        self.encoder, self.readout = encoder, self.eyes.readout
         self.while_waiting: Callable[[], None] = lambda: None
         self.seconds = {"encode": 0.0}
         self.steps_taken = 0  # of all worlds since the run began, for messages
@@ -82,7 +79,7 @@ class EmbedEnv(VecEnv):
             rows = self.num_envs * len(self.readout.views)  # without the last pictures of ended episodes: every world counts alike
             seen = [first[0], *(_first_rows(features, rows) for features, *_ in record)]
             pooled, tokens = zip(*seen, strict=True)
-            self.readout.calibrate(Features(torch.cat(pooled), None if tokens[0] is None else torch.cat(tokens)))
+            self.eyes.calibrate(Features(torch.cat(pooled), None if tokens[0] is None else torch.cat(tokens)))
         return self._finish(*first), [
             (action, self._returned(self._finish(features, rows), *outcome))
             for action, (features, rows, outcome) in zip(actions, record, strict=True)
@@ -131,13 +128,8 @@ class EmbedEnv(VecEnv):
 
     @torch.no_grad()
     def _encode(self, obs: dict[str, torch.Tensor]) -> Features | None:
-        """The encoder's features of all pictures, in the order (world, view); of all worlds, where views are averaged."""
-        if not self.readout.dim:
-            return None
         began = time.perf_counter()
-        features = self.encoder(obs["images"].flatten(0, 1))
-        if self.view_fusion == "mean":
-            features = fuse_views(features, len(self.env.views), "mean")
+        features = self.eyes.encode(obs["images"])
         self.seconds["encode"] += time.perf_counter() - began
         return features
 
@@ -147,7 +139,7 @@ class EmbedEnv(VecEnv):
         embedded = {"state": obs["state"].float().cpu().numpy().copy()}
         if features is not None:
             began = time.perf_counter()
-            embedded["features"] = self.readout(features).to(torch.float16).cpu().numpy()
+            embedded["features"] = self.eyes.read(features).to(torch.float16).cpu().numpy()
             self.seconds["encode"] += time.perf_counter() - began
         if self.camera_input:
             embedded["camera"] = obs["camera"].flatten(1).float().cpu().numpy().copy()

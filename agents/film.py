@@ -19,7 +19,7 @@ COLOURS = {"running": (210, 210, 210), "success": (96, 220, 120), "failure": (24
 
 def record_film(
     path: Path, env: BatchEnv, policy: Policy, title: str, views: list[str], stop: Callable[[], object] = lambda: False
-) -> None:
+) -> list[bool]:
     """Films one episode of each world of `env`, one after the other, as H.264 in an mp4 file.
 
     Args:
@@ -27,6 +27,9 @@ def record_film(
         title: who acts, such as ``"untrained"``.
         views: cameras to film, also ones that the policy does not see.
         stop: asked before every step.
+
+    Returns:
+        Whether each episode succeeded.
 
     Raises:
         UserError: nothing can be drawn here.
@@ -36,7 +39,7 @@ def record_film(
     obs, _ = env.reset(seed=env.seed)
     policy.reset(np.ones(env.num_envs, dtype=bool))
     pictures = env.render_at(SIZE, views=views)
-    running = np.ones(env.num_envs, dtype=bool)
+    running, succeeded = np.ones(env.num_envs, dtype=bool), [False] * env.num_envs
     while running.any():
         if stop():
             raise Interrupted
@@ -49,6 +52,7 @@ def record_film(
         for world in np.flatnonzero(running):
             step = int(info["episode_length"][world])
             holds, success = bool(info["success_end"][world]), bool(info["success"][world])
+            succeeded[world] = success
             outcome = ("success" if success else "failure") if done[world] else ("success" if holds else "running")
             last = "success" if success else "failed: not held long enough" if holds else "failed"
             text = last if done[world] else "condition met" if holds else ""
@@ -57,6 +61,7 @@ def record_film(
             frames[world] += [_frame(pictures[world], lines, names, COLOURS[outcome])] * (PAUSE if done[world] else 1)
         running &= ~done
     write_film(path, (frame for episode in frames for frame in episode), env.metadata["render_fps"])
+    return succeeded
 
 
 def _frame(pictures: np.ndarray, lines: list[str], names: list[str], colour: tuple[int, int, int]) -> np.ndarray:

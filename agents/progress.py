@@ -1,5 +1,7 @@
 """What a person sees while a run trains: a bar on a terminal, a line every half minute in a log file."""
 
+import os
+import sys
 import time
 
 from rich.console import Console
@@ -9,12 +11,20 @@ from rich.table import Column
 LINE_EVERY = 30.0  # seconds
 
 
+class PatientConsole(Console):
+    """Rich's console, which would end the process where nobody reads its words any more, as in ``run_rl.py | head``."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class TrainingProgress:
     """Shows the training's state; used in a ``with`` statement.
 
     Args:
-        total: transitions of the whole run.
-        begin: transitions done when this process starts.
+        total: steps of the whole run.
+        begin: steps done when this process starts.
     """
 
     def __init__(self, console: Console, total: int, begin: int):
@@ -44,31 +54,38 @@ class TrainingProgress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, step: int, metrics: dict[str, float], seconds: dict[str, float]) -> None:
+    def update(self, step: int, figures: dict[str, float], seconds: dict[str, float]) -> None:
         """Tells where the training is.
 
         Args:
-            metrics: the latest values; `train/success` and `train/return` are shown.
+            figures: the latest values, to be shown.
             seconds: time spent so far, by name.
         """
         now = time.perf_counter()
         # Over the whole process, evaluations included, so that the time left says when the run ends.
         self._speed = (step - self._begin) / (now - self._began)
         if self._bar:
-            self._bar.update(self._task, completed=step, description=self._text(metrics, seconds))
+            self._bar.update(self._task, completed=step, description=self._text(figures, seconds))
         elif now - self._last_line >= LINE_EVERY:
             self._last_line = now
             left = (self._total - step) / self._speed if self._speed else float("nan")
-            self.say(f"step {step}/{self._total}  {self._text(metrics, seconds)}  {left:.0f} s left")
+            self.say(f"step {step}/{self._total}  {self._text(figures, seconds)}  {left:.0f} s left")
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         self._console.out(line, highlight=False)
 
-    def _text(self, metrics: dict[str, float], seconds: dict[str, float]) -> str:
-        parts = [f"{name} {metrics[f'train/{name}']:.2f}" for name in ("success", "return") if f"train/{name}" in metrics]
+    def _text(self, figures: dict[str, float], seconds: dict[str, float]) -> str:
+        parts = [
+            f"{name.removeprefix('train/')} {value:{'.2f' if abs(value) >= 0.1 or not value else '.1e'}}" for name, value in figures.items()
+        ]
         spent = sum(seconds.values()) or 1.0
         shares = sorted(((value / spent, name) for name, value in seconds.items()), reverse=True)
         where = " ".join(f"{name} {share:.0%}" for share, name in shares[:4] if share >= 0.01)
         speed = [f"{self._speed:.0f} steps/s"] if self._speed else []
         return "  ".join([*parts, *speed, where])
+
+
+def _short(value: float) -> str:
+    """Two digits behind the point, or of a small number its two leading ones."""
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.1e}"

@@ -1,7 +1,7 @@
 """How often a run's policy succeeds: python scripts/evaluate.py run=RUN_FOLDER [episodes=100] [camera=L1] [device=cpu]
 
-    run       folder of a run_rl.py run; its latest checkpoint acts
-    episodes  fixed evaluation episodes, each run to its end; default the run's eval_episodes
+    run       folder of a run of run_rl.py or run_imitation.py; its latest checkpoint acts
+    episodes  fixed evaluation episodes of each task, each run to its end; default the run's eval_episodes
     camera    how far the cameras may deviate, L0 to L5; default the run's eval_camera
 
 Adds a line to evaluations.jsonl in the folder and changes nothing else there, so the run may be training meanwhile.
@@ -49,24 +49,22 @@ def evaluate_run(settings: dict[str, str]) -> None:
     # Late, so that mistakes above do not wait for torch.
     import torch
 
-    from agents.evaluate import evaluate, evaluation_env
-    from agents.parts import choose_device, env_settings, load_run, needs_pictures
+    from agents.evaluate import evaluate_agent
+    from agents.parts import choose_device, load_run
     from robo_repr.core.metrics import append_row
     from robo_repr.core.summary import percent, policy_name
 
     torch.set_num_threads(1)  # as in training: more fight with the renderer
     folder = Path(settings["run"])
     parts, cfg, step = load_run(folder, choose_device(settings.get("device", "cpu")))
-    episodes = int(settings.get("episodes", cfg.eval_episodes))
+    episodes = int(settings.get("episodes") or cfg.eval_episodes)
     camera = settings.get("camera", cfg.eval_camera)
     try:
-        pictures = needs_pictures(parts.encoder) and parts.agent.trains
-        with evaluation_env(episodes, **env_settings(cfg, camera, pictures)) as env:
-            evaluation = evaluate(env, parts.agent.policy(env), episodes)
+        evaluation = evaluate_agent(cfg, parts, camera, episodes)
     finally:
         parts.env.close()
-    result = evaluation.summary()
-    row = {"policy": policy_name(cfg.names["agent"]), "env_steps": step, "camera": camera}
+    result, episodes = evaluation.summary(), len(evaluation.success)
+    row = {"policy": policy_name(cfg.names[cfg.learner]), "env_steps" if cfg.command == "rl" else "step": step, "camera": camera}
     append_row(folder / "evaluations.jsonl", {**row, "appearance": cfg.appearance, **result, **evaluation.outcomes()})
     print(f"{folder}, step {step}, camera {camera}, {episodes} episodes:")
     print(f"success {percent(result['success'], episodes)} (held through the last 10 steps; the interval is Wilson's, 95 %)")

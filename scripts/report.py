@@ -1,13 +1,13 @@
 """Which runs are better, and how sure that is: python scripts/report.py RUN_FOLDER... [out=FOLDER]
 
-    RUN_FOLDER  folders of run_rl.py's runs, or folders above them, such as runs/rl
-    out         where report.png (curves) and report.json go; default the common folder above the runs
+    RUN_FOLDER  folders of run_rl.py's or run_imitation.py's runs, or folders above them, such as runs/rl or runs/benchmarks/quick
+    out         where report.html (a page that holds all its figures, and films) goes, and beside it report.png (curves), report.json and
+                report/ (the page's figures); default the common folder above the runs
 
 Runs whose settings differ in the seed alone are one group. A difference between two groups is called only with three seeds or more on
-both sides, and never between runs with other tasks, evaluation cameras, appearances, horizons or numbers of episodes.
+both sides, and never between runs with other tasks, evaluation cameras, appearances, horizons, scores or numbers of episodes.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,9 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from robo_repr.core.curves import draw_groups
 from robo_repr.core.errors import UserError
-from robo_repr.core.files import write_whole
 from robo_repr.core.report import (
     ALL_PAIRS,
     OTHER_CONTEST,
@@ -29,13 +27,12 @@ from robo_repr.core.report import (
     Comparison,
     Group,
     Outcomes,
-    compare,
     contest_name,
     more_seeds,
-    read_runs,
     references,
     success_interval,
 )
+from robo_repr.core.report.page import read_report, write_report
 from robo_repr.core.stats import mean_over_seeds
 from robo_repr.core.summary import REFERENCES, rate
 
@@ -46,15 +43,13 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         paths, out = parse(arguments)
-        groups, left_out = read_runs(paths)
-        out = prepare(out or common_folder([run.path for group in groups for run in group.runs]))
-        comparisons = compare(groups)
+        report = read_report(paths)
+        out = prepare(out or common_folder([run.path for group in report.groups for run in group.runs]))
         # A file has no screen's width; 120 columns hold the table with most labels.
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        show(groups, comparisons, left_out, console)
+        show(report.groups, report.comparisons, report.left_out, console)
         try:
-            picture = draw_groups(groups, out / "report.png")
-            write(out / "report.json", groups, comparisons)
+            page = write_report(report, out)
         except OSError as error:
             raise UserError(
                 f"The report cannot be written to {out} ({error.strerror or error}). Choose another folder: out=FOLDER."
@@ -62,7 +57,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(f"written to {picture} and {out / 'report.json'}")
+    print(f"written to {page}, {out / 'report.png'} and {out / 'report.json'}")
     return 0
 
 
@@ -111,7 +106,7 @@ def show(groups: list[Group], comparisons: list[Comparison], left_out: list[tupl
         console.print(table([group for group in groups if group.contest == contest], contest_name(contest)))
     say(
         "Intervals are 95 %: Student's t on a bootstrap over seeds and episodes, or with one seed Wilson's, which knows this policy alone. "
-        "90 % at: environment steps at each seed's first evaluation in training with that success.",
+        "90 % at: steps at each seed's first evaluation in training with that success.",
         "dim",
     )
     if comparisons:
@@ -154,10 +149,10 @@ def table(groups: list[Group], title: str) -> Table:
     result = Table(title=title, title_justify="left")
     result.add_column("group", overflow="fold")
     result.add_column("seeds")
-    for heading in (f"success of {groups[0].episodes} [95 %]", "interval", "return [95 %]", "env steps", "90 % at", "time"):
+    for heading in (f"success of {groups[0].episodes} [95 %]", "interval", "return [95 %]", steps_name(groups), "90 % at", "time"):
         result.add_column(heading, justify="right", no_wrap=heading != "interval")
     for group in sorted(groups, key=lambda group: -success_interval([run.own for run in group.runs])[0]):
-        steps = [run.summary["env_steps"] for run in group.runs]
+        steps = [run.steps for run in group.runs]
         minutes = np.mean([run.summary["wall_s"] for run in group.runs]) / 60
         span = str(max(steps)) if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
         first = steps_to_90(group)
@@ -170,6 +165,12 @@ def table(groups: list[Group], title: str) -> Table:
             seeds = sorted({run.seed for group in groups for run in group.runs if policy in run.references})
             result.add_row(name, numbers(seeds), *figures(known), "-", "-", "-")
     return result
+
+
+def steps_name(groups: Sequence[Group]) -> str:
+    """What the groups count."""
+    commands = {group.command for group in groups}
+    return "env steps" if commands == {"rl"} else "updates" if commands == {"imitation"} else "steps"
 
 
 def steps_to_90(group: Group) -> list[int | None]:
@@ -192,56 +193,6 @@ def numbers(seeds: list[int]) -> str:
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
         return f"{seeds[0]}-{seeds[-1]}"
     return ",".join(map(str, seeds))
-
-
-def write(path: Path, groups: list[Group], comparisons: list[Comparison]) -> None:
-    """report.json: the figures of the tables and the verdicts, each pair once."""
-    report = {"groups": [group_facts(group) for group in groups], "comparisons": [comparison_facts(each) for each in comparisons]}
-    write_whole(path, json.dumps(report, indent=2) + "\n")
-
-
-def group_facts(group: Group) -> dict:
-    own = [run.own for run in group.runs]
-    task, eval_camera, appearance, horizon, _ = group.contest
-    known = {policy: references([group], policy) for policy in REFERENCES}
-    return {
-        "label": group.label,
-        "task": task,
-        "eval_camera": eval_camera,
-        "appearance": appearance,
-        "horizon": horizon,
-        "runs": [str(run.path) for run in group.runs],
-        "seeds": group.seeds,
-        "episodes": group.episodes,
-        **result_facts(own),
-        "env_steps": [run.summary["env_steps"] for run in group.runs],
-        "steps_to_90": steps_to_90(group),
-        "wall_s": [run.summary["wall_s"] for run in group.runs],
-        **{policy: result_facts(outcomes) if outcomes else None for policy, outcomes in known.items()},
-    }
-
-
-def result_facts(outcomes: Sequence[Outcomes]) -> dict:
-    value, interval = success_interval(outcomes)
-    several = len(outcomes) > 1
-    returns = mean_over_seeds([seed.returns for seed in outcomes], share=False) if several else None
-    return {
-        "success": value,
-        "success_ci95": list(interval),
-        "interval": "seeds" if several else "wilson",
-        "success_by_seed": [float(seed.success.mean()) for seed in outcomes],
-        "return": float(np.mean([seed.returns.mean() for seed in outcomes])),
-        "return_ci95": list(returns.interval()) if returns else None,
-    }
-
-
-def comparison_facts(comparison: Comparison) -> dict:
-    facts = {"first": comparison.first, "second": comparison.second, "verdict": comparison.verdict, "text": str(comparison)}
-    if comparison.estimate is None:
-        return {**facts, "reason": comparison.reason}
-    interval = list(comparison.estimate.interval(comparison.level))
-    tested = {"p_value": comparison.estimate.p_value(), "level": comparison.level, "paired": comparison.paired}
-    return {**facts, "difference": comparison.estimate.value, "interval": interval, **tested}
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_defaults(command):
 def test_overrides_win_over_the_budget(command):
     _, _, ran, _ = command("budget=tiny", "num_envs=3", "agent.gamma=0.9", "views=[front,wrist]", "encoder=pixels")
     cfg, _ = ran[0]
-    tiny = load_part("budget", "tiny")
+    tiny = load_part("budget/rl", "tiny")
     assert cfg.num_envs == 3 and cfg.steps == tiny["steps"] and cfg.agent["gamma"] == 0.9 and cfg.views == ["front", "wrist"]
     assert cfg.names["encoder"] == "pixels"
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from agents.parts import build_parts
 from robo_repr.core.cli import compose, main
-from robo_repr.core.config import RLConfig, config_names, load_part, run_name
+from robo_repr.core.config import RLConfig, config_names, folder_of, load_part, run_name
 from robo_repr.core.errors import UserError
 
 PARTS = [f"{group}.{key}" for group in ("agent", "encoder") for name in config_names(group) for key in load_part(group, name)]
 KEYS = [item.name for item in dataclasses.fields(RLConfig)]
-GROUPS = [f"{group}={name}" for group in ("encoder", "agent", "budget") for name in config_names(group)]
+GROUPS = [f"{group}={name}" for group in ("encoder", "agent", "budget") for name in config_names(folder_of(RLConfig, group))]
 
 
 def listed(text):

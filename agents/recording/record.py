@@ -123,7 +123,9 @@ def record(
         policy = cfg.policy if run.parts is None else str(Path(cfg.policy))
         how = {"policy": policy, **({"noise": cfg.noise} if cfg.policy == "noisy_expert" else {}), **run.about}
         made_by = {"command": command, "versions": versions(), "seed": cfg.seed}
-        meta = {"task": run.task, **how, **about, "horizon": horizon, "renderer": f"mujoco {BACKEND}", **truth.names, "made_by": made_by}
+        told = {"privileged_numbers": probe.env.task.hidden_size} if cfg.privileged else {}  # so many stand at the state's end
+        drawn = {"horizon": horizon, "renderer": f"mujoco {BACKEND}"}
+        meta = {"task": run.task, **how, **about, **told, **drawn, **truth.names, "made_by": made_by}
         episode = (horizon + 1) * len(views) * size**2 * (3 + 2 * len({"depth", "segmentation"} & set(truth.keys)))  # bytes
     _worlds(1, episode, 1, exact=True)  # refuses what can never fit, before a store is made
     with ClipWriter(out, views=views, size=(size, size), fps=fps, meta=meta) as writer:

@@ -40,17 +40,21 @@ def load_run_of(cfg: RecordConfig, task: str | None) -> Run:
     if not folder.is_dir():
         words = str(unknown("policy", cfg.policy, POLICIES))
         raise UserError(f"{words} A policy that was trained is named by the folder of its run, but there is no folder {cfg.policy}.")
-    from agents.parts import env_settings, load_run, needs_pictures
+    from agents.parts import env_settings, load_run, needs_pictures, tasks_of
 
     parts, run, step = load_run(folder)
     parts.env.close()
-    keys = {"task": task or run.task, "quality": cfg.quality or run.quality, "horizon": cfg.horizon or run.horizon}
-    settings = env_settings(run, cfg.camera, needs_pictures(parts.encoder) and parts.agent.trains)
-    for key in ("task", "quality"):
-        if keys[key] != settings[key]:
-            raise UserError(f"{key}={keys[key]} is not what {folder} was trained with ({key}={settings[key]}). Leave {key} out.")
+    known = tasks_of(run)
+    if task is None and len(known) > 1:
+        raise UserError(f"{folder} knows several tasks. Name those to record, such as task={known[0]} (it knows {', '.join(known)}).")
+    task = task or known[0]
+    for key, value, right in (("task", task, known), ("quality", cfg.quality or run.quality, [run.quality])):
+        if value not in right:
+            raise UserError(f"{key}={value} is not what {folder} was trained with ({key}={', '.join(right)}). Leave {key} out.")
+    settings = env_settings(run, cfg.camera, needs_pictures(parts.encoder) and parts.agent.trains, task)
     settings = {key: value for key, value in settings.items() if key not in ("task", "reward", "sim")}
-    return Run(run.task, parts, {**settings, "horizon": keys["horizon"]}, {"policy_step": step, "num_envs": cfg.num_envs})
+    about = {"policy_step": step, "num_envs": cfg.num_envs}
+    return Run(task, parts, {**settings, "horizon": cfg.horizon or run.horizon}, about)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def plan(cfg: RecordConfig, run: Run) -> Plan:
         **{"quality": cfg.quality or "fast", "image_size": size, "horizon": cfg.horizon},
         **{**run.settings, "camera": cfg.camera, "appearance": cfg.appearance, "seed": cfg.seed},
         "views": [*seen, *(view for view in views if view not in seen)],
+        "privileged": cfg.privileged or run.settings.get("privileged", False),
         "autoreset": False,
     }
     return Plan(cfg, run.task, settings, seen, views, size)
@@ -109,7 +114,8 @@ class Recorder:
             env.close()
             raise
         self._seen, self._recorded = ([env.views.index(view) for view in names] for names in (plan.seen, plan.views))
-        self._state = env.task.state_size(False)
+        # What is privileged stands at the state's end.
+        self._state, self._felt = (env.task.state_size(told) for told in (plan.cfg.privileged, run.settings.get("privileged", False)))
 
     def close(self) -> None:
         self.env.close()
@@ -159,6 +165,8 @@ class Recorder:
         return {"images": images, "state": state[:, : self._state], "camera": camera[:, self._recorded], **self.truth.read()}
 
     def _cut(self, obs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the policy was trained to act on."""
+        obs = {**obs, "state": obs["state"][:, : self._felt]}
         if not self._seen or len(self._seen) == len(self.env.views):
             return obs
         return {**obs, **{key: obs[key][:, self._seen] for key in ("images", "camera")}}

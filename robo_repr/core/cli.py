@@ -10,26 +10,53 @@ import faulthandler
 import io
 import itertools
 import math
+import multiprocessing
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
 
 import yaml
 
-from robo_repr.core.config import CONFIGS, KINDS, check_kind, config_names, default_of, defaults, load_part, shortly
-from robo_repr.core.errors import UserError
+from robo_repr.core.config import CONFIGS, KINDS, check_kind, config_names, default_of, defaults, folder_of, load_part, shortly
+from robo_repr.core.errors import UserError, unknown
 
 CHECKED_JOBS = 500  # a sweep's jobs are checked before the first one starts, up to this many
+OF_JOB = "raised by a job"
 MOST_JOBS = 10_000  # Hydra keeps a list of all jobs, which a range with too many zeros would make as large as the memory
+LAUNCHERS = {  # how the jobs of a sweep are started, and which package does it
+    "basic": "hydra-core",
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+}
 
 
-def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
+class Grid(Protocol):
+    """Many runs that one word, ``benchmark=NAME``, asks for."""
+
+    def run(self) -> int:
+        """Runs what is asked for, one after the other; returns the exit code."""
+        ...
+
+    def sweep(self, launch: Callable[[Callable[[int], None], list[int]], int]) -> int:
+        """The same with ``launch(job, numbers)``, which calls the job for each number, here or in other processes."""
+        ...
+
+    def listing(self) -> str:
+        """What would run."""
+        ...
+
+
+def main(config_class: type, run: Callable[[Any, list[str]], int], grid: Callable[[list[str]], Grid] | None = None) -> None:
     """Runs a command: composes its configuration from the command line, calls ``run(config, overrides)`` and exits with its code.
 
-    With ``-m`` (Hydra's multirun) every combination runs in turn. All of them are checked before the first one starts.
+    With ``-m`` (Hydra's multirun) every combination runs, in turn or as ``launcher=`` says. All of them are checked before the first one
+    starts. Words with ``benchmark=NAME`` go to ``grid(words)``; with ``-m`` its cells are the jobs.
     """
     # OpenMP threads that spin while they wait take a core from the renderer; read once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -44,6 +71,8 @@ def main(config_class: type, run: Callable[[Any, list[str]], int]) -> None:
         if "--help" in flags:
             _say(help_page(config_class))
             sys.exit(0)
+        if grid is not None and any(override.key_or_group == "benchmark" for override in _parse(overrides)):
+            sys.exit(_run_grid(grid, flags, overrides))
         if "--multirun" in flags:
             sys.exit(_sweep(config_class, run, overrides))
         config, overrides = compose(config_class, overrides)
@@ -82,46 +111,125 @@ def compose(config_class: type, overrides: list[str]) -> tuple[Any, list[str]]:
             name, value = override.input_line.split("=", 1)
             as_list = f" Write {name}=[{value}] for a list, or" if _kind(config_class, name) is None else " Write one, or"
             raise UserError(f"{override.input_line} gives several values.{as_list} add -m to run once for each value.")
-        if override.key_or_group.startswith(("hydra.", "hydra/")):
+        if override.key_or_group.startswith(("hydra.", "hydra/")) or override.key_or_group == "launcher":
             raise UserError(f"{override.input_line} sets up a sweep, but there is none. Add -m to start one, or leave it out.")
     words = [override.input_line for override in parsed]
     _check_overrides(config_class, parsed)
     ConfigStore.instance().store(name=config_class.command, node=_schema(config_class))
     with _hydra_errors(), hydra.initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-        node = hydra.compose(config_class.command, words)
+        node = hydra.compose(config_class.command, _for_hydra(config_class, words))
     return _to_config(config_class, node, parsed), words
 
 
+def words_and_values(overrides: list[str]) -> dict[str, tuple[str, Any]]:
+    """For each key the word that counts, the last one, and its value in Python's own types.
+
+    Raises:
+        UserError: a word cannot be read, or gives several values without brackets.
+    """
+    found = {}
+    for override in _parse(overrides):
+        name = override.key_or_group
+        if override.is_sweep_override():
+            raise UserError(f"{override.input_line} gives several values. Write them as a list: '{name}=[...]'.")
+        found[name] = override.input_line, override.value()
+    return found
+
+
+def takes_one_value(config_class: Any, name: str) -> bool:
+    """Whether a list is no value of this key."""
+    return _kind(config_class, name) is not None
+
+
+def _run_grid(grid: Callable[[list[str]], Grid], flags: set[str], overrides: list[str]) -> int:
+    from omegaconf import OmegaConf
+
+    if "--multirun" in flags:
+        words, for_hydra = _split_sweep(_parse(overrides))
+        cells = grid(words)
+        node = OmegaConf.merge(_hydra_schema([]), {"cell": 0})
+
+        def launch(job: Callable[[int], None], numbers: list[int]) -> int:
+            return _multirun("grid", node, lambda cfg: job(cfg.cell), [*for_hydra, f"cell={','.join(map(str, numbers))}"])
+
+        if "--cfg" not in flags:
+            return cells.sweep(launch)
+    else:
+        cells = grid(overrides)
+    if "--cfg" in flags:
+        _say(cells.listing())
+        return 0
+    return cells.run()
+
+
 def _sweep(config_class: type, run: Callable[[Any, list[str]], int], overrides: list[str]) -> int:
-    import hydra
-    from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
 
     parsed = _parse(overrides)
+    words, for_hydra = _split_sweep(parsed)
     if any(override.key_or_group == "run_dir" for override in parsed):
         raise UserError("run_dir= names one folder and cannot be combined with -m. Leave it out: every job gets its own folder in runs/.")
-    _check_jobs(config_class, parsed)
-
-    started = False
+    _check_jobs(config_class, _parse(words))
 
     def job(node: Any) -> None:
-        nonlocal started
-        started = True
-        words = list(HydraConfig.get().overrides.task)
+        words = [word.replace(f"{folder_of(config_class, 'budget')}=", "budget=", 1) for word in HydraConfig.get().overrides.task]
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(words)}", flush=True)
         code = run(_to_config(config_class, node, _parse(words)), words)
         if code:
             raise SystemExit(code)  # an interrupted job ends the sweep
 
-    ConfigStore.instance().store(name=config_class.command, node=_schema(config_class))
-    before, sys.argv = sys.argv, [sys.argv[0], "-m", *(override.input_line for override in parsed)]
+    return _multirun(config_class.command, _schema(config_class), job, [*for_hydra, *_for_hydra(config_class, words)])
+
+
+def _split_sweep(parsed: list[Any]) -> tuple[list[str], list[str]]:
+    """(the words of the jobs, the words that tell Hydra how to start them)."""
+    words, for_hydra = [], []
+    for override in parsed:
+        name = override.key_or_group
+        if name == "launcher":
+            for_hydra.append(f"hydra/launcher={_launcher(str(override.value()))}")
+        else:
+            (for_hydra if name.startswith(("hydra.", "hydra/")) else words).append(override.input_line)
+    return words, for_hydra
+
+
+def _launcher(name: str) -> str:
+    """The same name, if it can be used here."""
+    if name not in LAUNCHERS:
+        raise unknown("launcher", name, LAUNCHERS)
+    try:
+        version(LAUNCHERS[name])
+    except PackageNotFoundError:
+        raise UserError(
+            f"launcher={name} needs the package {LAUNCHERS[name]}, which is not installed. Install it with pip, or use launcher=joblib for "
+            "several processes on this machine."
+        ) from None
+    return name
+
+
+def _multirun(name: str, node: Any, job: Callable[[Any], None], words: list[str]) -> int:
+    """Runs Hydra's sweep over these words; `job` gets what each combination composes to. Returns the exit code."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    def marked(composed: Any) -> None:
+        if multiprocessing.get_start_method(allow_none=True) == "loky":  # joblib's, which processes that a job starts do not know
+            multiprocessing.set_start_method("spawn", force=True)
+        try:
+            job(composed)
+        except OSError as error:
+            error.add_note(OF_JOB)  # a note outlives the way back from another process
+            raise
+
+    ConfigStore.instance().store(name=name, node=node)
+    before, sys.argv = sys.argv, [sys.argv[0], "-m", *words]
     try:
         with _hydra_errors():
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_class.command)(job)()
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(marked)()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except OSError as error:
-        if started:  # a job's own
+        if OF_JOB in getattr(error, "__notes__", ()):
             raise
         raise UserError(
             f"The sweep's folder cannot be made ({error}). Start the command where you may write, or name a folder: hydra.sweep.dir=FOLDER."
@@ -204,7 +312,7 @@ def _parse(overrides: list[str]) -> list[Any]:
         if text.startswith(("+", "~")):
             raise UserError(f"'{text}' adds or removes a key. Settings are written key=value, with the keys that --help lists.")
         if not equals or not name.strip():
-            group = next((folder.name for folder in CONFIGS.iterdir() if text in config_names(folder.name)), None)
+            group = next((file.relative_to(CONFIGS).parts[0] for file in CONFIGS.rglob("*.yaml") if file.stem == text), None)
             example = f"{group}={text}" if group else "steps=10000"
             raise UserError(f"'{text}' is not understood. Settings are written key=value, such as {example}; --help lists the keys.")
         if not value.strip():
@@ -301,6 +409,11 @@ def _hydra_errors() -> Iterator[None]:
         raise _not_usable(name or "The settings", error) from error
 
 
+def _for_hydra(config_class: Any, words: Iterable[str]) -> list[str]:
+    """The same words, a budget being named by its command too."""
+    return [word.replace("budget=", f"{folder_of(config_class, 'budget')}=", 1) if word.startswith("budget=") else word for word in words]
+
+
 def _not_usable(what: str, error: Exception) -> UserError:
     text = (str(error).splitlines() or [""])[0].rstrip(".")
     return UserError(
@@ -309,21 +422,28 @@ def _not_usable(what: str, error: Exception) -> UserError:
 
 
 def _schema(config_class: Any) -> Any:
-    """What Hydra composes: the keys with their types, the groups' defaults, and settings that keep Hydra from writing files."""
+    """What Hydra composes: the keys with their types, and the groups' defaults."""
     from omegaconf import OmegaConf
 
     schema = OmegaConf.structured(config_class)
     OmegaConf.set_struct(schema, False)
     del schema["names"]
+    parts = [{group: name} for group, name in config_class.groups.items() if group != "budget"]
+    last = [{folder_of(config_class, "budget"): config_class.groups["budget"]}] if "budget" in config_class.groups else []
+    return OmegaConf.merge(_hydra_schema([*parts, "_self_", *last]), schema)
+
+
+def _hydra_schema(parts: list[Any]) -> Any:
+    """Settings that keep Hydra from writing files, and which parts are composed by default."""
+    from omegaconf import OmegaConf
+
     hydra_settings = {
         "run": {"dir": "."},
         "sweep": {"dir": "runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "subdir": "."},
         "output_subdir": None,
     }
-    parts = [{group: name} for group, name in config_class.groups.items() if group != "budget"]
-    last = [{"budget": config_class.groups["budget"]}] if "budget" in config_class.groups else []
     quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
-    return OmegaConf.merge(OmegaConf.create({"defaults": [*parts, "_self_", *last, *quiet], "hydra": hydra_settings}), schema)
+    return OmegaConf.create({"defaults": [*parts, *quiet], "hydra": hydra_settings})
 
 
 def _unknown_key(name: str, known: Iterable[str]) -> UserError:
@@ -338,22 +458,26 @@ def _near(name: str, known: Iterable[str]) -> str:
 def help_page(config_class: type) -> str:
     """What --help prints."""
     lines = [f"python {config_class.program} key=value ...", "", (config_class.__doc__ or "").strip(), ""]
-    fields = [item for item in dataclasses.fields(config_class) if item.name != "names"]
+    fields = sorted(
+        (item for item in dataclasses.fields(config_class) if item.name != "names"), key=lambda item: item.name not in config_class.groups
+    )
     for title, first in (("What you need first:", True), ("All other keys:", False)):
         lines.append(title)
         for item in fields:
             if item.metadata["first"] == first:
                 lines.append(f"  {item.name + '=' + _shown(config_class, item):28} {item.metadata['help']}")
         if first and "budget" in config_class.groups:
-            lines.append(f"  {'budget=' + config_class.groups['budget']:28} how much of everything: {', '.join(config_names('budget'))}")
+            budgets = ", ".join(config_names(folder_of(config_class, "budget")))
+            lines.append(f"  {'budget=' + config_class.groups['budget']:28} how much of everything: {budgets}")
         lines.append("")
     if config_class.groups:
         lines.append("Choices:")
     for group in config_class.groups:
         keys = "" if group == "budget" else f"; its keys, as in {group}.KEY=VALUE, stand in configs/{group}/"
-        lines.append(f"  {group + '=':10} {', '.join(config_names(group))}{keys}")
+        lines.append(f"  {group + '=':10} {', '.join(config_names(folder_of(config_class, group)))}{keys}")
     lines += ["", "Examples:", *(f"  {example}" for example in config_class.examples), ""]
-    lines.append("The same command again resumes a run. -m runs every combination of comma-separated values.")
+    lines.append("The same command again resumes a run. -m runs every combination of comma-separated values in turn,")
+    lines.append("with launcher=joblib several at a time (hydra.launcher.n_jobs=2).")
     lines.append("--cfg prints the settings and stops. ROBO_DEBUG=1 shows tracebacks.")
     return "\n".join(lines)
 

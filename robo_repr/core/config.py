@@ -13,7 +13,21 @@ from robo_repr.core.errors import UserError, check_range, unknown
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 # They say where and how long, not what is learned: they never enter the name of a run.
-NOT_IN_NAME = ("task", "encoder", "agent", "camera", "seed", "steps", "eval_episodes", "logger", "device", "tag", "run_dir", "fresh")
+NOT_IN_NAME = (
+    "task",
+    "encoder",
+    "agent",
+    "policy",
+    "camera",
+    "seed",
+    "steps",
+    "eval_episodes",
+    "logger",
+    "device",
+    "tag",
+    "run_dir",
+    "fresh",
+)
 
 
 def config_names(group: str) -> list[str]:
@@ -21,10 +35,15 @@ def config_names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+def folder_of(config_class: Any, group: str) -> str:
+    """Where a command's parts of a group stand under configs/: each command has budgets of its own."""
+    return f"budget/{config_class.command}" if group == "budget" else group
+
+
 def load_part(group: str, name: str) -> dict:
     """The keys of configs/<group>/<name>.yaml; a `UserError` offers the nearest name."""
     if name not in config_names(group):
-        raise unknown(group, name, config_names(group))
+        raise unknown(group.split("/")[0], name, config_names(group))
     from omegaconf import OmegaConf
 
     # Hydra's own reader: YAML's takes 1e-3 for text.
@@ -64,28 +83,22 @@ def key(
 
 
 @dataclass
-class RLConfig:
-    """Trains a policy that sees through an encoder, films it and says how often it succeeds."""
+class RunConfig:
+    """The keys of every command whose runs train a policy that sees through an encoder."""
 
-    command: ClassVar[str] = "rl"
-    program: ClassVar[str] = "run_rl.py"
+    command: ClassVar[str]
+    program: ClassVar[str]
+    learner: ClassVar[str]  # the group whose part learns
+    groups: ClassVar[dict[str, str]]
     apart: ClassVar[str] = "tag=steps${steps}"  # how jobs of a sweep get folders of their own
-    groups: ClassVar[dict[str, str]] = {"encoder": "mvp", "agent": "sac", "budget": "default"}
-    examples: ClassVar[tuple[str, ...]] = (
-        "python run_rl.py encoder=mvp task=reach",
-        "python run_rl.py encoder=pixels task=reach 'views=[front,wrist]' camera=L3 seed=1",
-        "python run_rl.py -m encoder=mvp,random,pixels seed=0,1,2",
-    )
 
     encoder: Any = key({}, "what turns pictures into features", first=True)
-    agent: Any = key({}, "what learns", first=True)
     task: Any = key("reach", "what the robot must do; scripts/catalog.py tasks lists them", first=True)
     variant: str | None = key(None, "size of the encoder; null = the encoder's default")
     weights: str | None = key(None, "null = bundled or fetched; random = untrained; a registry name, file, run folder, hub id")
     precision: str = key("float32", "of the encoder: bfloat16 is faster for most large ones", options=("float32", "bfloat16"))
     readout: str = key("grid4", "what the policy gets of the features", options=("grid4", "keypoints", "pooled", "tokens"))
     view_fusion: str = key("concatenate", "how several views become one feature", options=("concatenate", "mean"))
-    encoder_mode: str = key("frozen", "which part of the encoder learns", options=("frozen",))
     camera_input: bool = key(False, "gives the policy the cameras' poses")
     views: Any = key(None, "cameras, such as [front,wrist]; null = the task's choice", first=True)
     camera: Any = key("L1", "how far cameras move per training episode, L0 (fixed) to L5", first=True)
@@ -94,9 +107,47 @@ class RLConfig:
     quality: str = key("fast", "full: shadows, reflections and antialiasing, many times slower", options=("fast", "full"))
     image_size: int = key(84, "height and width of the pictures in pixels", low=8)
     privileged: bool = key(False, "adds what only the simulator knows (where the objects are) to the state")
-    reward: str = key("dense", "dense or sparse", options=("dense", "sparse"))
     horizon: int | None = key(None, "steps per episode; null = the task's own", low=1)
     frame_stack: int | None = key(None, "pictures per view that the policy sees; null = as many as the encoder takes", low=1)
+    seed: int = key(0, "root of all random numbers", first=True, low=0, high=2**32 - 1)
+    device: str = key("cpu", "cpu, cuda, cuda:N, mps, or auto")
+    sim: str = key("threads", "the engine that steps the worlds", options=("threads",))
+    logger: str = key("tensorboard", "tensorboard or none; metrics.jsonl is always written", options=("tensorboard", "none"))
+    tag: str | None = key(None, "a name for this run's folder instead of the overrides")
+    run_dir: str | None = key(None, "the exact folder of the run; default runs/<command>/<name>/s<seed>")
+    fresh: bool = key(False, "moves an old run of the same name aside instead of resuming it")
+    names: dict[str, str] = field(default_factory=dict)  # which file each part came from; filled by core/cli.py
+
+    def folder(self, overrides: list[str]) -> str:
+        """Where the run is, within runs/<command>."""
+        return f"{run_name(self, overrides)}/s{self.seed}"
+
+    def validate(self) -> None:
+        """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""
+        check(self)
+        if not re.fullmatch(r"cpu|auto|mps|cuda(:\d+)?", self.device):
+            raise UserError(f"device={self.device} is not known. Use cpu, cuda, cuda:N, mps, or auto.")
+        if self.tag is not None and not re.fullmatch(r"\w[\w.,+-]*", self.tag):
+            raise UserError(f"tag={self.tag!r} cannot be part of a folder's name. Use letters, digits and _ . , + - only.")
+
+
+@dataclass
+class RLConfig(RunConfig):
+    """Trains a policy that sees through an encoder, films it and says how often it succeeds."""
+
+    command: ClassVar[str] = "rl"
+    program: ClassVar[str] = "run_rl.py"
+    learner: ClassVar[str] = "agent"
+    groups: ClassVar[dict[str, str]] = {"encoder": "mvp", "agent": "sac", "budget": "default"}
+    examples: ClassVar[tuple[str, ...]] = (
+        "python run_rl.py encoder=mvp task=reach",
+        "python run_rl.py encoder=pixels task=reach 'views=[front,wrist]' camera=L3 seed=1",
+        "python run_rl.py -m encoder=mvp,random,pixels seed=0,1,2",
+    )
+
+    agent: Any = key({}, "what learns", first=True)
+    encoder_mode: str = key("frozen", "which part of the encoder learns", options=("frozen",))
+    reward: str = key("dense", "dense or sparse", options=("dense", "sparse"))
     steps: int = key(60000, "environment steps to train for", first=True, low=1)
     num_envs: int = key(16, "worlds that are stepped together", low=1)
     updates_per_step: float | None = key(None, "gradient updates per environment step of agent=sac; null = 0.25", low=0, high=1000)
@@ -105,31 +156,70 @@ class RLConfig:
     log_every: int = key(800, "environment steps between rows of metrics.jsonl", low=1)
     checkpoint_every: int = key(5000, "environment steps between checkpoints", low=1)
     save_replay: bool = key(True, "keeps the replay in checkpoints: without it a resumed run is not exact")
-    seed: int = key(0, "root of all random numbers", first=True, low=0, high=2**32 - 1)
-    device: str = key("cpu", "cpu, cuda, cuda:N, mps, or auto")
-    sim: str = key("threads", "the engine that steps the worlds", options=("threads",))
-    logger: str = key("tensorboard", "tensorboard or none; metrics.jsonl is always written", options=("tensorboard", "none"))
-    tag: str | None = key(None, "a name for this run's folder instead of the overrides")
-    run_dir: str | None = key(None, "the exact folder of the run; default runs/rl/<name>/s<seed>")
-    fresh: bool = key(False, "moves an old run of the same name aside instead of resuming it")
-    names: dict[str, str] = field(default_factory=dict)  # which file each part came from; filled by core/cli.py
-
-    def folder(self, overrides: list[str]) -> str:
-        """Where the run is, within runs/rl."""
-        return f"{run_name(self, overrides)}/s{self.seed}"
 
     def validate(self) -> None:
-        """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""
         if re.fullmatch(r"last:[1-9]\d*|full|scratch", self.encoder_mode):
             raise UserError(
                 f"encoder_mode={self.encoder_mode} trains the encoder, but agent={self.names.get('agent', 'sac')} learns from cached "
                 "features of a frozen one. Leave encoder_mode=frozen."
             )
-        check(self)
-        if not re.fullmatch(r"cpu|auto|mps|cuda(:\d+)?", self.device):
-            raise UserError(f"device={self.device} is not known. Use cpu, cuda, cuda:N, mps, or auto.")
-        if self.tag is not None and not re.fullmatch(r"\w[\w.,+-]*", self.tag):
-            raise UserError(f"tag={self.tag!r} cannot be part of a folder's name. Use letters, digits and _ . , + - only.")
+        super().validate()
+
+
+@dataclass
+class ImitationConfig(RunConfig):
+    """Trains a policy on demonstrations, films it and says how often it succeeds; or a whole table of such (benchmark=)."""
+
+    command: ClassVar[str] = "imitation"
+    program: ClassVar[str] = "run_imitation.py"
+    learner: ClassVar[str] = "policy"
+    groups: ClassVar[dict[str, str]] = {"encoder": "mvp", "policy": "bc_r3m", "budget": "default"}
+    examples: ClassVar[tuple[str, ...]] = (
+        "python run_imitation.py encoder=mvp task=reach demos=25",
+        "python run_imitation.py encoder=r3m variant=resnet18 weights=FILE policy=diffusion task=push demos=50 encoder_mode=last:1",
+        "python run_imitation.py benchmark=quick 'encoders=[mvp,pixels,random]'",
+    )
+
+    policy: Any = key({}, "what learns, and by which recipe", first=True)
+    demos: int = key(25, "demonstrations of each task", first=True, low=1, high=10**6)
+    data: str | None = key(None, "a clip store with the demonstrations, such as an imported one; null = recorded by the task's expert")
+    demo_noise: float = key(0.3, "deviation of noise on the expert's actions, so that it shows how to come back", low=0, high=10)
+    demo_seed: int = key(0, "seed of the expert's episodes; runs with other seeds share them", low=0, high=2**32 - 1)
+    encoder_mode: str = key("frozen", "which part of the encoder learns: frozen, last:N (blocks), full, or scratch (full, untrained)")
+    finetune_after: float = key(0.25, "share of the training after which the encoder learns too", low=0, high=1)
+    encoder_bn: str = key("frozen", "BatchNorm of an encoder that learns: train follows its batches", options=("frozen", "train"))
+    encoder_learning_rate: float | None = key(None, "of an encoder that learns; null = the policy's", low=0, high=10)
+    augment: str = key(
+        "none", "shift: up to 4 pixels; crop: random resized, one per sample and view alike", options=("none", "shift", "crop")
+    )
+    instruction: str | None = key(
+        None, "how a policy is told its task; null = onehot for several", options=(None, "none", "onehot", "language")
+    )
+    cache: bool = key(True, "keeps a frozen encoder's features on disk, for other seeds, numbers of demonstrations and policies")
+    steps: int = key(20000, "gradient updates", first=True, low=1)
+    evaluations: int = key(5, "how many, spread evenly over the training", low=1, high=10**4)
+    eval_episodes: int = key(50, "episodes of each evaluation and task", low=1, high=10**6)
+    eval_starts: str = key("fixed", "new: other episodes in each evaluation, as R3M has it", options=("fixed", "new"))
+    score: str = key("last", "which evaluation counts: last, mean_last5, or max", options=("last", "mean_last5", "max"))
+    log_every: int = key(500, "updates between rows of metrics.jsonl", low=1)
+    checkpoint_every: int = key(5000, "updates between checkpoints", low=1)
+    benchmark: str | None = key(None, "a table instead of one run: a name in configs/benchmark", first=True)
+    encoders: Any = key(None, "encoders of the table, such as [mvp,pixels]; null = the benchmark's")
+    cell: int | None = key(None, "runs this cell of the table alone", low=0)
+
+    def validate(self) -> None:
+        super().validate()
+        if not re.fullmatch(r"frozen|last:[1-9]\d{0,3}|full|scratch", self.encoder_mode):
+            raise UserError(f"encoder_mode={self.encoder_mode} is not possible. Use frozen, last:N such as last:1, full, or scratch.")
+        if self.encoder_mode == "scratch" and self.weights not in (None, "random"):
+            raise UserError(
+                f"encoder_mode=scratch starts untrained, but weights={self.weights} is given. Use encoder_mode=full with weights."
+            )
+        for name in ("encoders", "cell"):
+            if getattr(self, name) is not None and self.benchmark is None:
+                raise UserError(
+                    f"{name}={shortly(getattr(self, name))} belongs to a table. Name one, such as benchmark=quick, or leave it out."
+                )
 
 
 @dataclass
@@ -158,6 +248,7 @@ class RecordConfig:
     )
     image_size: int | None = key(None, "height and width of the pictures in pixels; null = the run's, or 84", low=8, high=1280)
     ground_truth: Any = key([], "what only the simulator knows: depth, segmentation, poses, keypoints")
+    privileged: bool = key(False, "adds what only the simulator knows (where the objects are) to the state that is recorded")
     noise: float = key(0.3, "of policy=noisy_expert: standard deviation of what is added to its actions", low=0, high=10)
     horizon: int | None = key(None, "steps per episode; null = the task's own", low=1)
     seed: int = key(0, "root of all random numbers", low=0, high=2**32 - 1)
@@ -171,7 +262,7 @@ class RecordConfig:
             return self.out
         run = "/" in self.policy  # which tells the task
         words = [self.task or ("reach" if not run else None), "-".join(Path(self.policy).parts[-2:]), self.camera, self.appearance]
-        return f"runs/clips/{'-'.join(_folder_text(word) for word in words if word)}-s{self.seed}"
+        return f"runs/clips/{'-'.join(folder_text(word) for word in words if word)}-s{self.seed}"
 
     def validate(self) -> None:
         """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""
@@ -215,27 +306,31 @@ def shortly(value: Any) -> str:
 
 
 def run_name(config: Any, overrides: list[str]) -> str:
-    """Folder name of a run: task-encoder-agent-camera, and the tag or else every override that changes something else.
+    """Folder name of a run: task-encoder-learner-camera, and the tag or else every override that changes something else.
 
     Spelling does not count: ``readout="pooled"`` and ``readout=pooled`` are one run, and an override that repeats the default is left out.
     There is never an "=" or "/" in the name.
     """
-    what = "-".join(_folder_text(part) for part in (config.task, config.names["encoder"], config.names["agent"], config.camera))
+    what = "-".join(folder_text(part) for part in (config.task, config.names["encoder"], config.names[config.learner], config.camera))
     before, now = defaults(type(config), config.names), dataclasses.asdict(config)
     before["budget"], now["budget"] = config.groups.get("budget"), config.names.get("budget")
     changed = []
     for path in sorted(override.split("=")[0] for override in overrides):
         if path not in NOT_IN_NAME and (value := _inside(now, path)) != _inside(before, path):
-            changed.append(f"{path}_{_folder_text(value)}")
-    name = "-".join(part for part in (what, config.tag or "-".join(changed)) if part)
-    # In bytes, because file systems count those: a name may be 255 long.
+            changed.append(f"{path}_{folder_text(value)}")
+    return short_name("-".join(part for part in (what, config.tag or "-".join(changed)) if part))
+
+
+def short_name(name: str) -> str:
+    """A folder's name, ended by a hash where it is too long for file systems, which count bytes: 255 are allowed."""
     text = name.encode()
     return name if len(text) <= 120 else f"{text[:100].decode(errors='ignore')}-{hashlib.sha256(text).hexdigest()[:8]}"
 
 
-def _folder_text(value: Any) -> str:
+def folder_text(value: Any) -> str:
+    """A value as part of a folder's name."""
     if isinstance(value, list | tuple):
-        return ",".join(_folder_text(item) for item in value)
+        return ",".join(folder_text(item) for item in value)
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return re.sub(r"[^\w.,+-]+", "-", text).strip("-.")
 
@@ -252,7 +347,7 @@ def defaults(config_class: Any, names: dict[str, str]) -> dict[str, Any]:
     keys = [item for item in dataclasses.fields(config_class) if item.metadata]  # all but `names`
     settings = {item.name: default_of(item) for item in keys}
     for group in config_class.groups:
-        part = load_part(group, names[group])
+        part = load_part(folder_of(config_class, group), names[group])
         settings |= part if group == "budget" else {group: part}
     return settings
 

@@ -11,13 +11,17 @@ import yaml
 from robo_repr.core.errors import Failure
 from robo_repr.core.files import write_whole
 from robo_repr.core.metrics import read_metrics
-from robo_repr.core.report import Group, contest_name, counted, mean_of, references, success_of
+from robo_repr.core.report.runs import Group, contest_name, counted, mean_of, over_seeds, references, series, success_of
 from robo_repr.core.stats import wilson
 from robo_repr.core.summary import REFERENCES, find_evaluation, is_number, read_evaluations
+
+STEPS = {"rl": "steps in the environment", "imitation": "gradient updates"}  # what each command counts
 
 
 def draw_curve(run: Path) -> Path:
     """Draws a run's success and return over its steps, beside the random policy and the expert, into ``curve.png`` of its folder.
+
+    Of a run on demonstrations the loss stands in place of the return.
 
     Raises:
         Failure: the folder cannot be written.
@@ -27,25 +31,35 @@ def draw_curve(run: Path) -> Path:
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError):
         config = {}
+    command = "imitation" if "policy" in config else "rl"
     evaluations = read_evaluations(run)
     figure, (panels,) = _panels([", camera ".join(str(config[key]) for key in ("task", "eval_camera") if config.get(key))])
+    episodes_asked = config.get("eval_episodes")
+    if isinstance(config.get("task"), list) and episodes_asked:
+        episodes_asked *= len(config["task"])
     for panel, kind in zip(panels, ("success", "return"), strict=True):
-        steps, values = _series(rows, f"train/{kind}")
-        panel.plot(steps, values, color="tab:blue", linewidth=1.8, alpha=0.9, label="training", marker="o" if len(steps) == 1 else None)
-        steps, values = _series(rows, f"eval/{kind}")
+        panel.set(xlabel=STEPS[command])
+        trained_on = "loss" if command == "imitation" and kind == "return" else f"train/{kind}"
+        steps, values = series(rows, trained_on)
+        if len(steps) or command == "rl":
+            panel.plot(steps, values, color="tab:blue", linewidth=1.8, alpha=0.9, label="training", marker="o" if len(steps) == 1 else None)
+        if trained_on == "loss":
+            panel.set(ylabel="loss", xlim=(0, None))
+            continue
+        steps, values = series(rows, f"eval/{kind}")
         bars = None
         if kind == "success":
-            episodes = dict(zip(*_series(rows, "eval/episodes"), strict=True))
+            episodes = dict(zip(*series(rows, "eval/episodes"), strict=True))
             numbers = [int(episodes.get(step, 0)) for step in steps]
             ends = [wilson(round(value * n), n) if n else (value, value) for value, n in zip(values, numbers, strict=True)]
             bars = np.abs(np.reshape(ends, (-1, 2)).T - values)
         label = "evaluation" + (" [95 %, Wilson]" if kind == "success" else "")
         panel.errorbar(steps, values, bars, color="tab:orange", fmt="o", markersize=5, capsize=3, elinewidth=1.3, label=label, zorder=3)
         for reference in REFERENCES:
-            row = find_evaluation(evaluations, reference, config.get("eval_camera"), config.get("eval_episodes"))
+            row = find_evaluation(evaluations, reference, config.get("eval_camera"), episodes_asked)
             _draw_reference(panel, reference, row.get(kind) if row else None)
-        panel.set_xlim(left=0)
-    _add_legend(figure, panels[:1])
+        panel.set(xlim=(0, None))
+    _add_legend(figure, panels)
     return _save(figure, run / "curve.png")
 
 
@@ -55,19 +69,19 @@ def draw_groups(groups: Sequence[Group], path: Path) -> Path:
     Raises:
         Failure: the file cannot be written.
     """
-    contests = list(dict.fromkeys(group.contest for group in groups))
-    figure, rows = _panels([contest_name(contest) for contest in contests])
+    contests = list(dict.fromkeys((group.contest, group.command) for group in groups))
+    figure, rows = _panels([contest_name(contest) for contest, _ in contests])
     ranked = sorted(groups, key=success_of, reverse=True)  # the legend's order is then that of the curves
-    for panels, contest in zip(rows, contests, strict=True):
-        rivals = [group for group in groups if group.contest == contest]
+    for panels, (contest, command) in zip(rows, contests, strict=True):
+        rivals = [group for group in groups if (group.contest, group.command) == (contest, command)]
         for panel, kind in zip(panels, ("success", "return"), strict=True):
             for index, group in enumerate(ranked):
-                if group.contest == contest:
+                if group in rivals:
                     _draw_group(panel, group, kind, index)
             for reference in REFERENCES:
                 known = references(rivals, reference)
                 _draw_reference(panel, reference, np.mean([mean_of(outcomes, kind) for outcomes in known]) if known else None)
-            panel.set_xlim(left=0)
+            panel.set(xlim=(0, None), xlabel=STEPS[command])
     _add_legend(figure, [panels[0] for panels in rows])
     return _save(figure, path)
 
@@ -84,19 +98,11 @@ def _panels(titles: Sequence[str]):
         left.yaxis.set_major_formatter(PercentFormatter(1))
         right.set(ylabel="return")
         for panel in (left, right):
-            panel.set_xlabel("steps in the environment")
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
         left.set_title(title, fontsize=10, loc="left")
     return figure, rows
-
-
-def _series(rows: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of the rows that have a number there, in the order of steps; of two rows at one step the later one."""
-    points = {row["env_steps"]: row[key] for row in rows if is_number(row.get("env_steps")) and is_number(row.get(key))}
-    steps = sorted(points)
-    return np.array(steps, dtype=float), np.array([points[step] for step in steps], dtype=float)
 
 
 def _draw_reference(panel: Any, policy: str, value: Any) -> None:
@@ -108,19 +114,13 @@ def _draw_reference(panel: Any, policy: str, value: Any) -> None:
 def _draw_group(panel: Any, group: Group, kind: str, index: int) -> None:
     colour = f"C{index % 10}"
     style = ("-", "--", "-.", ":")[index // 10 % 4]
-    curves = []
-    for run in group.runs:
-        metrics = run.path / "metrics.jsonl"
-        curves.append(_series(read_metrics(metrics) if metrics.exists() else [], f"eval/{kind}"))
+    curves = [run.curve(f"eval/{kind}") for run in group.runs]
     label = f"{group.label} ({counted(len(curves), 'seed')})"
     if not all(len(steps) and steps[-1] > 0 for steps, _ in curves):  # a policy that does not learn
         value = np.mean([mean_of(run.own, kind) for run in group.runs])
         panel.axhline(value, color=colour, linestyle=style, linewidth=1.4, label=label)
         return
-    begin, end = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
-    grid = np.unique(np.concatenate([steps for steps, _ in curves]))
-    grid = grid[(begin <= grid) & (grid <= end)]
-    values = np.array([np.interp(grid, *curve) for curve in curves])
+    grid, values = over_seeds(curves)
     panel.plot(grid, values.mean(axis=0), color=colour, linestyle=style, marker="o", markersize=3.5, linewidth=1.8, label=label, zorder=3)
     if len(curves) > 1:
         panel.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)

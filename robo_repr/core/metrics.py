@@ -17,6 +17,8 @@ from typing import Any
 from robo_repr.core.errors import Failure
 from robo_repr.core.files import write_whole
 
+STEPS = ("env_steps", "step")  # what a row calls the moment it is of: steps of the environment, or updates
+
 
 class Metrics:
     """Appends rows to a file of which this process is the only writer, and to TensorBoard when a folder is given.
@@ -57,13 +59,13 @@ class Metrics:
                 self._board.flush()
         self.seconds += time.perf_counter() - began
 
-    def keep_until(self, env_steps: int) -> None:
-        """Drops rows beyond a checkpoint from which a run goes on, so that they are not written twice; call it before `write`."""
-        self._purge_from = env_steps + 1  # TensorBoard hides what an earlier process wrote from here on
+    def keep_until(self, last: int) -> None:
+        """Drops rows beyond the step from which a run goes on, so that they are not written twice; call it before `write`."""
+        self._purge_from = last + 1  # TensorBoard hides what an earlier process wrote from here on
 
         def kept(row: dict) -> bool:
-            step = row.get("env_steps")
-            return isinstance(step, int | float) and step <= env_steps
+            step = step_of(row)
+            return isinstance(step, int | float) and step <= last
 
         with _failures(self.path):
             self._file.close()
@@ -82,8 +84,8 @@ class Metrics:
 
             self._board = SummaryWriter(str(self._tensorboard), purge_step=self._purge_from)
         for key, value in row.items():
-            if isinstance(value, int | float) and key != "env_steps":
-                self._board.add_scalar(key, value, row["env_steps"])
+            if isinstance(value, int | float) and key not in STEPS:
+                self._board.add_scalar(key, value, step_of(row))
 
 
 def append_row(path: Path, row: dict) -> None:
@@ -114,6 +116,11 @@ def append_row(path: Path, row: dict) -> None:
 def read_metrics(path: Path) -> list[dict]:
     """The rows of a file that `Metrics` or `append_row` wrote; broken lines are left out."""
     return [row for _, row in _rows(Path(path).read_bytes())]
+
+
+def step_of(row: dict) -> Any:
+    """The moment that a row is of, None where it does not say."""
+    return next((row[key] for key in STEPS if key in row), None)
 
 
 def _rows(content: bytes) -> Iterator[tuple[bytes, dict]]:

@@ -22,7 +22,7 @@ KEPT_CHECKPOINTS = 3
 OTHERWISE = "choose another folder with tag=NAME, seed=N or run_dir=FOLDER"  # to a folder that another process writes to
 # Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned. A budget is only the numbers
 # that it sets.
-MAY_CHANGE = ("steps", "eval_episodes", "logger", "device", "fresh", "run_dir", "names.budget")
+MAY_CHANGE = ("steps", "eval_episodes", "score", "cache", "logger", "device", "fresh", "run_dir", "names.budget")
 OPENED = {"lock", "config.yaml", "overrides.txt", "versions.json", "checkpoints"}  # what `open` itself writes
 PACKAGES = ("torch", "mujoco", "gymnasium", "stable-baselines3", "timm", "numpy", "hydra-core", "dm_control")
 

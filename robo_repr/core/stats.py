@@ -122,6 +122,34 @@ def difference(
     return Estimate(a.value - b.value, error, freedom, *bounds)
 
 
+def difference_of_policies(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Estimate:
+    """How much more often some policies succeed than others do, whatever other seeds would have brought.
+
+    Args:
+        first: per policy 0 or 1 of its episodes, (n_s,).
+    """
+
+    def variance(policies: Sequence[np.ndarray]) -> float:
+        pools = [np.append(policy, MADE_UP["share"]) for policy in policies]
+        return sum(float(pool.var()) / len(pool) for pool in pools) / len(pools) ** 2
+
+    value = np.mean([policy.mean() for policy in first]) - np.mean([policy.mean() for policy in second])
+    return Estimate(float(value), math.sqrt(variance(first) + variance(second)), math.inf, -1.0, 1.0)
+
+
+def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, such as of one difference on several tasks, with Satterthwaite's degrees of freedom."""
+    errors = np.array([estimate.error for estimate in estimates])
+    value = float(np.mean([estimate.value for estimate in estimates]))
+    bounds = float(np.mean([estimate.low for estimate in estimates])), float(np.mean([estimate.high for estimate in estimates]))
+    # Relative to the sum, as in `difference`.
+    total = float(np.sqrt((errors**2).sum()))
+    parts = (errors / total) ** 2 if total else np.full(len(errors), 1 / len(errors))
+    shares = sum(part**2 / estimate.freedom for part, estimate in zip(parts, estimates, strict=True))
+    freedom = float(1 / shares) if shares else math.inf
+    return Estimate(value, total / len(errors), freedom, *bounds)
+
+
 def holm(p_values: Sequence[float], comparisons: int | None = None, alpha: float = 0.05) -> list[float]:
     """At which level each of several comparisons is to be tested, so that chance calls any of them wrongly in `alpha` of the cases.
 

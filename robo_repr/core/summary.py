@@ -13,6 +13,7 @@ from robo_repr.core.run import RunDir
 from robo_repr.core.stats import wilson
 
 REFERENCES = {"random": "random policy", "expert": "expert"}  # run beside every agent; as evaluations.jsonl names them
+SCORES = {"last": "last", "mean_last5": "mean of the last 5", "max": "best"}  # of evaluations, as a person reads them
 NUMBERS = ("env_steps", "updates", "wall_s", "success", "return", "episodes", "seed")  # what a finished run's summary must hold
 TEXTS = ("task", "eval_camera")
 
@@ -54,12 +55,19 @@ def print_run(run: Path, console: Console) -> None:
     name = encoder["name"] + (" (random weights)" if weights == "random" else "")
     policy = policy_name(summary.get("agent"))
     learns = policy == "trained"
-    who = [f"encoder {name}"] * learns + [f"agent {agent}" for agent in [summary.get("agent")] if agent]
+    who = [f"encoder {name}"] * learns + [f"{learner} {summary[learner]}" for learner in ("agent", "policy") if summary.get(learner)]
+    who += [f"{summary['demos']} demonstrations"] if "demos" in summary else []
     title = ", ".join([summary["task"], *who, f"camera {summary['eval_camera']}", f"seed {summary['seed']}"])
     table = Table(title=title, min_width=len(title))
     for heading in ("policy", f"success of {episodes} [95 %]", "return"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
-    table.add_row(policy, percent(summary["success"], episodes), f"{summary['return']:.2f}", style="bold")
+    scores = summary.get("scores") or {}
+    several = bool(scores) and summary["evaluations"] > 1
+    which = f", {SCORES[summary['score']]} of {summary['evaluations']} evaluations" if several else ""
+    table.add_row(f"{policy}{which}", percent(summary["success"], episodes), f"{summary['return']:.2f}", style="bold")
+    for score, success in scores.items() if several else ():
+        if score != summary["score"]:
+            table.add_row(f"  {SCORES[score]}", f"{success:.0%}", "")
     rows = read_evaluations(run)
     for reference in REFERENCES:
         row = find_evaluation(rows, reference, summary["eval_camera"], episodes)
@@ -67,7 +75,8 @@ def print_run(run: Path, console: Console) -> None:
             table.add_row(reference, percent(row["success"], episodes), f"{row['return']:.2f}")
     console.print(table)
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
-    trained = f"{summary['env_steps']} steps, {summary['updates']} updates" if learns else "none: this policy does not learn"
+    steps = f"{summary['env_steps']} steps, " if summary["env_steps"] else ""
+    trained = f"{steps}{summary['updates']} updates" if learns else "none: this policy does not learn"
     films = ", ".join(str(film) for film in sorted((run / "videos").glob("*.mp4")))
     checkpoints = [path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal()]
     lines = [
@@ -90,11 +99,12 @@ def print_next(run: Path, overrides: list[str], console: Console) -> None:
     summary = read_summary(run)
     assert summary is not None, f"{run} is not finished"
     other = {"encoder": "pixels" if summary["encoder"]["name"] == "random" else "random"}
+    program = f"run_{summary.get('command', 'rl')}.py"
     console.out("next:", highlight=False)
     for command in (
         f"python scripts/evaluate.py {shlex.quote(f'run={run}')} camera=L3",
-        command_line(overrides, other if policy_name(summary.get("agent")) == "trained" else {"agent": "sac"}),
-        command_line(overrides, {"camera": "L3", "eval_camera": "L3"}),
+        command_line(overrides, other if policy_name(summary.get("agent")) == "trained" else {"agent": "sac"}, program=program),
+        command_line(overrides, {"camera": "L3", "eval_camera": "L3"}, program=program),
     ):
         console.out(f"  {command}", highlight=False)
 
@@ -131,14 +141,14 @@ def _bad_physics(summary: dict, evaluation: dict | None) -> str:
     return "; ".join(parts)
 
 
-def command_line(overrides: list[str], changes: dict[str, str], multirun: bool = False) -> str:
+def command_line(overrides: list[str], changes: dict[str, str], multirun: bool = False, program: str = "run_rl.py") -> str:
     """The command line of this run with some keys changed."""
     gone = {*changes, "run_dir", "fresh", *(() if "seed" in changes else ("tag",))}
     if "encoder" in changes:
         gone |= {"variant", "weights", "frame_stack"}  # they belong to the encoder that is replaced
     kept = [o for o in overrides if (key := o.split("=")[0]) not in gone and not ("encoder" in changes and key.startswith("encoder."))]
     words = [shlex.quote(word) for word in [*kept, *(f"{key}={value}" for key, value in changes.items())]]
-    return " ".join(["python run_rl.py", *(["-m"] if multirun else []), *words])
+    return " ".join([f"python {program}", *(["-m"] if multirun else []), *words])
 
 
 def rate(success: float, interval: tuple[float, float]) -> str:

@@ -2,25 +2,30 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from robo_repr.core.errors import unknown
+from robo_repr.core.errors import UserError, unknown
 from robo_repr.nn.linear import freeze_linears
 
 PRECISIONS = ("float32", "bfloat16")
 FUSIONS = ("concatenate", "mean")
+BATCH_NORMS = ("frozen", "train")
 # A CPU encodes so many pixels at a time: more fall out of its caches, fewer leave it waiting (8 pictures of 224 x 224).
 PIXELS_AT_A_TIME = 8 * 224 * 224
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,9 @@ class Encoder(nn.Module):
         self.precision = "float32"
         self.frozen = False
         self._learns = True
+        # Kept in eval mode while the others train; a list, so that torch does not take them for children.
+        self._pinned: list[nn.Module] = []
+        self._never_learn: set[str] | None = None
         self._values_checked = False
         # Not saved with the weights: they belong to the spec, and official files do not have them.
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
@@ -135,8 +143,9 @@ class Encoder(nn.Module):
         # (B, F, 3, H, W) where the network takes F frames at once, else (B * F, 3, H, W)
         pictures = stack if self.spec.frames > 1 else stack.flatten(0, 1)
         learns = torch.is_grad_enabled() and self._learns
+        at_once = learns or self.training or self.mean.device.type != "cpu"  # BatchNorm in train mode takes the batch's statistics
         with torch.set_grad_enabled(learns):
-            chunks = pictures.tensor_split(1 if learns or self.mean.device.type != "cpu" else self._chunks(len(pictures)))
+            chunks = pictures.tensor_split(1 if at_once else self._chunks(len(pictures)))
             # Where torch may use one thread alone, as in training loops that keep a thread per role, several chunks go to several cores.
             several = len(chunks) > 1 and torch.get_num_threads() == 1 and not torch.is_autocast_enabled("cpu")
             encoded = (encoding_threads(os.getpid()).map if several else map)(partial(self._encode, learns=learns), chunks)
@@ -177,6 +186,7 @@ class Encoder(nn.Module):
         Args:
             official: leaves trainable what the authors' own freeze leaves trainable; only MVP differs, see there.
         """
+        self._remember_what_never_learns()
         self.requires_grad_(False)
         for parameter in self.left_trainable() if official else ():
             parameter.requires_grad_(True)
@@ -189,12 +199,111 @@ class Encoder(nn.Module):
         """What ``freeze(official=True)`` does not freeze."""
         return ()
 
+    def unfreeze(self, mode: str, bn: str = "frozen", feature: str | None = None) -> Self:
+        """Lets the encoder learn, wholly or in its last blocks. Returns it in eval mode: call ``train()`` for updates.
+
+        It can be called at any time, again with another mode, and undone by `freeze`. Only what the feature is computed from learns, so
+        no text tower. What the constructor fixed, such as MVP's positions, stays fixed.
+
+        Args:
+            mode: ``full``, or ``last:N``: the last N `blocks` and what is computed from them, such as a final norm, learn; everything
+                before stays fixed, and in eval mode when the encoder trains.
+            bn: BatchNorm's statistics: ``frozen`` keeps those of the pretraining (its scale and shift learn all the same); ``train`` takes
+                each batch's, and moves the running ones, where something learns.
+            feature: ``pooled`` or ``tokens``: which field of `Features` the loss is computed from (pooled, where there are no tokens);
+                None: both. It decides which blocks are the last where the two leave the network at different depths (imagenet).
+
+        Raises:
+            UserError: unknown values, nothing to train, or more blocks than there are (the encoder is frozen then).
+        """
+        last = re.fullmatch(r"last:([1-9]\d*)", mode)
+        if mode != "full" and not last:
+            raise UserError(f"encoder_mode={mode} is not possible. Give full, or last:N for the last N blocks, such as last:1.")
+        if bn not in BATCH_NORMS:
+            raise unknown("encoder_bn", str(bn), BATCH_NORMS)
+        if feature not in (None, *Features._fields):
+            raise ValueError(f"feature={feature!r} is not possible; expected one of {', '.join(Features._fields)}, or None for both.")
+        self._remember_what_never_learns()
+        named = {name: value for name, value in self.named_parameters() if name not in (self._never_learn or ())}
+        if not named:
+            raise UserError(f"encoder_mode={mode}: encoder={self.spec.name} has nothing to train. Leave encoder_mode=frozen.")
+        self.eval()
+        for parameter in named.values():
+            parameter.requires_grad_(True)
+        blocks = self.blocks() if last else []
+        used, entered = self._computed_from(feature, blocks)
+        modules = [module for module in self.modules() if module is not self]
+        if last:
+            blocks = [block for block in blocks if block in entered and any(parameter in used for parameter in block.parameters())]
+            count = int(last[1])
+            if count > len(blocks):
+                self.freeze()
+                what = f"encoder={self.spec.name}" + (f" ({self.variant})" if self.variant else "")
+                has = f"has {len(blocks)} blocks: give last:1 to last:{len(blocks)}, or" if blocks else "has no known blocks. Give"
+                raise UserError(f"encoder_mode={mode} is not possible: {what} {has} encoder_mode=full.")
+            first = blocks[-count]
+            used -= entered[first]
+            inside = {module for block in blocks[-count:] for module in block.modules()}
+            self._pinned = [m for m in modules if m not in inside and not any(p in used for p in m.parameters(recurse=False))]
+        else:
+            self._pinned = []
+        self._pinned += [module for module in modules if bn == "frozen" and isinstance(module, _BATCH_NORM)]
+        for parameter in named.values():
+            parameter.requires_grad_(parameter in used)
+        self.frozen, self._learns = False, True
+        return self
+
+    def blocks(self) -> list[nn.Module]:
+        """What ``unfreeze("last:N")`` counts, in the order in which they compute; empty where it is not known.
+
+        A transformer's blocks, a ResNet's residual blocks (not its stages), a plain network's convolutions. By default those that timm
+        names for its layer-wise learning rates.
+        """
+        matcher: Any = getattr(self.net, "group_matcher", None)
+        groups = matcher() if matcher else None
+        if not isinstance(groups, dict):  # a few of timm's models have none, or a function
+            return []
+        patterns = []
+        for part, rules in groups.items():
+            if part != "stem":
+                # A second entry puts modules between blocks, such as those that halve the map, to one of their neighbours.
+                patterns += [rules] if isinstance(rules, str) else [pattern for pattern, place in rules if place is None]
+        named = dict(self.net.named_modules())
+        return [named[name] for name in named if any(re.fullmatch(pattern.removeprefix("^"), name) for pattern in patterns)]
+
     def train(self, mode: bool = True) -> Self:
-        return super().train(mode and not self.frozen)
+        super().train(mode and not self.frozen)
+        if self.training:
+            for module in self._pinned:
+                module.training = False
+        return self
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the weights, the spec or the precision; features may be reused only under the same one."""
         return hash_tensors(self.state_dict().items(), f"{type(self).__name__} {self.variant} {self.precision} {self._canonical_spec()}")
+
+    def _remember_what_never_learns(self) -> None:
+        if self._never_learn is None:
+            self._never_learn = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    def _computed_from(self, feature: str | None, blocks: list[nn.Module]) -> tuple[set[Tensor], dict[nn.Module, set[Tensor]]]:
+        """The parameters that a feature is computed from, and those that the input of each block is computed from."""
+        entered: dict[nn.Module, set[Tensor]] = {}
+
+        def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            entered.setdefault(module, _leaves(tree_leaves((args, kwargs))))
+
+        hooks = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
+        frames = (self.spec.frames,) if self.spec.frames > 1 else ()
+        try:
+            with torch.enable_grad():
+                features = self.encode(torch.zeros(1, *frames, 3, *self.spec.size, device=self.mean.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if feature == "pooled" or features.tokens is None:
+            return _leaves([features.pooled]), entered
+        return _leaves([features.tokens] if feature == "tokens" else list(features)), entered
 
     def _encode(self, pictures: Tensor, learns: bool) -> Features:
         """Features of pictures (B, 3, H, W), or (B, F, 3, H, W) when ``spec.frames`` > 1."""
@@ -281,6 +390,21 @@ def fuse_views(features: Features, views: int, fusion: str) -> Features:
     if fusion == "mean":
         return Features(pooled.mean(dim=1), None if tokens is None else tokens.mean(dim=1))
     return Features(pooled.flatten(1), None if tokens is None else tokens.flatten(1, 2))
+
+
+def _leaves(values: Iterable[object]) -> set[Tensor]:
+    """The tensors that learn and that some of the values were computed from."""
+    todo: list[Any] = [value.grad_fn for value in values if isinstance(value, Tensor)]
+    nodes, leaves = set(), set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in nodes:
+            continue
+        nodes.add(node)
+        if hasattr(node, "variable"):  # the node that collects a leaf's gradient
+            leaves.add(node.variable)
+        todo += [below for below, _ in node.next_functions]
+    return leaves
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]], text: str) -> str:

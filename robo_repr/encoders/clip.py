@@ -69,6 +69,9 @@ class CLIP(Encoder):
         state = rename(state, (r"^(input_resolution|context_length|vocab_size)$", None), (r"\.position_ids$", None))
         return from_hugging_face(state) if any(key.startswith("vision_model.") for key in state) else state
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.net.visual.transformer.resblocks)
+
     def encode(self, images: Tensor) -> Features:
         pooled, tokens = self.net.visual(images)
         return Features(pooled.float(), tokens.float())  # float32 also under autocast

@@ -93,6 +93,9 @@ class CURL(Encoder):
             raise UserError(f"The weights file is of a curl with other settings: {', '.join(names)}. Set encoder.{names[0].split()[0]}.")
         return state
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.net.convs.children())
+
     def encode(self, images: Tensor) -> Features:
         latent, maps = self.net(images.flatten(1, 2) if self.spec.frames > 1 else images)
         return Features(latent.float(), maps.flatten(2).transpose(1, 2).float())

@@ -44,6 +44,9 @@ class R3M(Encoder):
         """From the training file, module.convnet.*, and from the authors' file on the hub, convnet.*."""
         return rename(state, (r"^(module\.)?lang_(enc|rew)\.", None), (r"^(module\.)?convnet\.", ""))
 
+    def blocks(self) -> list[nn.Module]:
+        return [block for stage in (self.net.layer1, self.net.layer2, self.net.layer3, self.net.layer4) for block in stage]
+
     def encode(self, images: Tensor) -> Features:
         net = self.net
         maps = net.maxpool(net.relu(net.bn1(net.conv1(images))))

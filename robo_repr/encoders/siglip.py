@@ -91,6 +91,9 @@ class SigLIP(Encoder):
         state = rename(state, (r"\.position_ids$", None))
         return from_hugging_face(state) if any(key.startswith("vision_model.") for key in state) else state
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.net.visual.trunk.blocks)
+
     def encode(self, images: Tensor) -> Features:
         tokens = self.net.visual.trunk.forward_features(images)
         return Features(self.net.visual.trunk.forward_head(tokens).float(), tokens.float())  # float32 also under autocast

@@ -158,9 +158,14 @@ def load_strictly(module: nn.Module, state: State, path: Path, what: str, expect
     module.load_state_dict(state, strict=not expected_missing)  # also turns half precision back into the module's own
 
 
-def save_weights(encoder: Encoder, path: Path, metadata: dict[str, str]) -> None:
-    """Writes an encoder's network as safetensors: what it learnt in fp16, buffers and position tables as they are."""
-    learnt = {key for key, _ in encoder.net.named_parameters() if not key.endswith("pos_embed")}
+def save_weights(encoder: Encoder, path: Path, metadata: dict[str, str], half: bool = True) -> None:
+    """Writes an encoder's network as safetensors, to be read back by ``weights=``.
+
+    Args:
+        metadata: texts; ``trained_by`` is what the encoder then says of itself.
+        half: what it learnt in fp16, buffers and position tables as they are; False: everything as it is.
+    """
+    learnt = {key for key, _ in encoder.net.named_parameters() if half and not key.endswith("pos_embed")}
     state = {key: value.half() if key in learnt else value for key, value in encoder.net.state_dict().items()}
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     beside = path.with_name(path.name + ".tmp")

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from agents.base import ExpertPolicy
 from agents.evaluate import evaluate, evaluation_env
 from agents.recording import processes
 from agents.recording.record import _waves, _worlds, record, record_all
-from agents.recording.recorder import FIRST_ID, load_run_of, plan
+from agents.recording.recorder import FIRST_ID, Recorder, Run, load_run_of, plan
 from envs import make_env
 from robo_repr.core.config import RecordConfig
 from robo_repr.core.errors import Failure, UserError
@@ -129,6 +131,36 @@ def test_a_killed_recording_goes_on(tmp_path):
     for place in ("killed", "whole"):
         made(tmp_path / place, episodes=4, num_envs=1, views=["front"], horizon=12, camera="L1")
     assert equal(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_privileged_state_is_recorded_where_asked_and_shown_to_no_policy_without_it(tmp_path):
+    for place, privileged in (("plain", False), ("told", True)):
+        made(tmp_path / place, episodes=1, privileged=privileged)
+    plain, told = (ClipStore(tmp_path / place) for place in ("plain", "told"))
+    env = make_env("reach", views=[], horizon=15, privileged=True, episode_ids=[FIRST_ID])
+    obs, _ = env.reset(seed=0)
+    env.close()
+    assert np.array_equal(told[0]["state"][0], obs["state"][0]) and np.array_equal(told[0]["state"][:, :13], plain[0]["state"])
+    assert told.meta["privileged_numbers"] == 3 and "privileged_numbers" not in plain.meta
+    sizes = []
+
+    class Acting:
+        def act(self, obs):
+            sizes.append(obs["state"].shape[1])
+            return np.zeros((1, 3), np.float32)
+
+        def reset(self, mask):
+            pass
+
+    trained = SimpleNamespace(agent=SimpleNamespace(policy=lambda env: Acting()))
+    for run_sees in (False, True):
+        for privileged in (False, True):
+            cfg = RecordConfig(**{**SMALL, "horizon": 2}, privileged=privileged)
+            run = Run("reach", trained, {"privileged": run_sees})
+            with closing(Recorder(plan(cfg, run), run)) as recorder:
+                ((frames, _),) = next(recorder.waves(lambda: False))
+            assert frames["state"].shape == (3, 13 + 3 * privileged) and set(sizes) == {13 + 3 * run_sees}
+            sizes.clear()
 
 
 @pytest.mark.slow

@@ -7,92 +7,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 from rich.console import Console
 
 from robo_repr.core import curves, report
 from robo_repr.core.curves import draw_curve, draw_groups
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import append_row
-from robo_repr.core.report import compare, read_runs
+from robo_repr.core.report import compare, page, read_cells, read_runs
+from robo_repr.core.report.methods import arenas
 from robo_repr.core.stats import wilson
 from robo_repr.core.summary import find_evaluation, print_run, read_evaluations, read_summary
+from tests.made_up_runs import EPISODES, SETTINGS, make_benchmark, make_imitation, make_run, outcome, three
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import report as command  # noqa: E402
 
-EPISODES = 50
-SETTINGS = {
-    "encoder": {"_target_": "robo_repr.encoders.mvp.MVP", "variant": "tiny"},
-    "agent": {"_target_": "agents.sb3.SAC", "gamma": 0.95},
-    "task": "reach",
-    "weights": None,
-    "camera": "L1",
-    "eval_camera": "L1",
-    "appearance": "plain",
-    "horizon": None,
-    "steps": 1000,
-    "eval_episodes": EPISODES,
-    "views": ["front"],
-    "seed": 0,
-    "device": "cpu",
-    "logger": "tensorboard",
-    "tag": None,
-    "run_dir": None,
-    "fresh": False,
-    "names": {"encoder": "mvp", "agent": "sac", "budget": "default"},
-}
-
-
-def outcome(successes, seed, episodes=EPISODES, lists=True):
-    """An evaluation in which this many of the episodes succeeded, which ones being drawn."""
-    won = np.random.default_rng(seed).permutation(episodes) < successes
-    row = {"success": successes / episodes, "success_ci95": wilson(successes, episodes), "success_end": successes / episodes}
-    row |= {"success_ever": successes / episodes, "return": float(10 + 20 * won.mean()), "episodes": episodes, "bad_physics": 0}
-    return row | ({"episode_success": won.astype(int), "episode_return": 10 + 20.0 * won} if lists else {})
-
-
-def make_run(folder, seed=0, successes=40, status="finished", lists=True, encoder="mvp", summary=(), **settings):
-    """A run folder as run_rl.py leaves it."""
-    settings = {**SETTINGS, **settings, "seed": seed, "names": {**SETTINGS["names"], "encoder": encoder}}
-    settings["encoder"] = {"_target_": f"robo_repr.encoders.{encoder}.X", **({"variant": "tiny"} if encoder == "mvp" else {})}
-    path = Path(folder) / f"s{seed}"
-    (path / "videos").mkdir(parents=True)
-    (path / "checkpoints" / "1000").mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    (path / "overrides.txt").write_text(f"encoder={encoder}\nseed={seed}\nviews=[front]\n")
-    trained = outcome(successes, seed, settings["eval_episodes"], lists)
-    facts = {"command": "rl", "status": status, **{key: value for key, value in trained.items() if not key.startswith("episode_")}}
-    facts |= {"env_steps": 1000, "updates": 200, "wall_s": 90.0, "task": settings["task"], "seed": seed, "agent": "sac"}
-    facts |= {key: settings[key] for key in ("camera", "eval_camera", "appearance")}
-    facts |= {"encoder": {"name": encoder, "weights_sha256": None, "trained_by": "nobody"}, "warnings": {}, **dict(summary)}
-    (path / "summary.json").write_text(json.dumps(facts))
-    for step in (250, 500, 750, 1000):
-        share = successes / settings["eval_episodes"] * step / 1000
-        row = {"env_steps": step, "train/success": share, "train/return": 10 + 20 * share, "eval/episodes": EPISODES}
-        append_row(path / "metrics.jsonl", row | {"eval/success": share, "eval/return": 10 + 20 * share})
-    where = {"camera": settings["eval_camera"], "appearance": settings["appearance"]}
-    for policy, won in (("random", 1), ("expert", settings["eval_episodes"])):
-        append_row(
-            path / "evaluations.jsonl", {"policy": policy, "env_steps": 0, **where, **outcome(won, seed, settings["eval_episodes"], lists)}
-        )
-    append_row(path / "evaluations.jsonl", {"policy": "trained", "env_steps": 1000, **where, **trained})
-    return path
-
-
-def three(folder, *successes, **settings):
-    """A group of one run per number, with the seeds 0, 1, 2 and so on."""
-    return [make_run(folder, seed, number, **settings) for seed, number in enumerate(successes)]
-
 
 @pytest.fixture
 def ask(capsys, tmp_path, monkeypatch):
-    """Runs scripts/report.py in tmp_path, without the picture, which takes half a second; returns exit code, output and standard error."""
+    """Runs scripts/report.py in tmp_path, without the pictures, which take seconds; returns exit code, output and standard error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "draw_groups", lambda groups, path: path)
+    monkeypatch.setattr(page, "draw_groups", lambda groups, path: path)
+    monkeypatch.setattr(page, "_sections", lambda report, found, out: [])
 
     def call(*arguments):
         code = command.main([str(argument) for argument in arguments])
@@ -305,10 +243,10 @@ def test_steps_to_ninety_percent_are_those_of_the_first_such_evaluation(ask, tmp
 
 
 def test_report_files(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "draw_groups", draw_groups)
+    monkeypatch.setattr(page, "draw_groups", draw_groups)
     three(tmp_path / "runs" / "a", 40, 41, 42)
     code, out, _ = ask("runs/a/s0", "runs/a/s1")
-    assert code == 0 and "written to runs/a/report.png and runs/a/report.json" in out
+    assert code == 0 and "written to runs/a/report.html, runs/a/report.png and runs/a/report.json" in out
     [group] = json.loads((tmp_path / "runs" / "a" / "report.json").read_text())["groups"]
     assert group["seeds"] == [0, 1] and group["success"] == pytest.approx(0.81) and group["interval"] == "seeds"
     assert group["random"]["success"] == pytest.approx(0.02) and group["runs"] == ["runs/a/s0", "runs/a/s1"]
@@ -344,6 +282,158 @@ def test_it_needs_no_torch(tmp_path):
     script = "import sys; sys.path.insert(0, 'scripts'); import report; report.main(sys.argv[1:]); print(sorted(sys.modules))"
     out = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "'numpy'" in out and "'matplotlib.figure'" in out and "'torch'" not in out and "'matplotlib.pyplot'" not in out
+
+
+# ---- imitation, tasks and controls -----------------------------------------------------------------------------------------------
+
+
+def imitations(folder, **successes):
+    """Three seeds per encoder and task, such as ``mvp={"reach": 40}``; identity is told the state."""
+    for encoder, by_task in successes.items():
+        for task, won in by_task.items():
+            for seed in range(3):
+                privileged = encoder == "identity"
+                make_imitation(folder / f"{task}-{encoder}", seed, won + seed, encoder, task=task, privileged=privileged)
+    return arenas(read_runs([folder])[0])
+
+
+@pytest.mark.parametrize(("score", "successes"), [("last", 20), ("mean_last5", 24), ("max", 50)])
+def test_the_score_says_which_evaluation_counts(ask, tmp_path, score, successes):
+    make_imitation(tmp_path / "a", 0, evaluations=[50, 50, 5, 45, 20, 30, 20], score=score)  # the first two are not among the last five
+    [group], _ = read_runs([tmp_path])
+    assert group.runs[0].own.success.mean() == pytest.approx(successes / EPISODES) and group.runs[0].own.in_order
+    _, out, _ = ask("a")
+    assert f"{100 * successes // EPISODES} % [" in out and ("score=" in out) == (score != "last") and "updates" in out
+
+
+def test_other_scores_are_not_compared(tmp_path):
+    for seed in range(3):
+        make_imitation(tmp_path / "a", seed, 40)
+        make_imitation(tmp_path / "b", seed, 20, score="max")
+    [comparison] = compare(read_runs([tmp_path])[0])
+    assert comparison.verdict == "not compared" and "(score last and max)" in comparison.reason
+
+
+def test_an_unfinished_or_changed_imitation_is_left_out(tmp_path):
+    make_imitation(tmp_path / "a", 0)
+    for seed, change in ((1, {"updates": 999}), (2, {"episodes": 49})):
+        path = make_imitation(tmp_path / "a", seed) / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    [group], left_out = read_runs([tmp_path])
+    assert group.seeds == [0] and all("of other steps or evaluation episodes" in reason for _, reason in left_out) and len(left_out) == 2
+
+
+def test_both_commands_beside_each_other(ask, tmp_path):
+    three(tmp_path / "rl", 40, 41, 42)
+    for seed in range(2):
+        make_imitation(tmp_path / "bc", seed, 20)
+    _, out, _ = ask(".")
+    groups, _ = read_runs([tmp_path])
+    assert sorted(group.label for group in groups) == ["agent=sac", "policy=bc_r3m"]
+    assert "python run_imitation.py encoder=mvp task=reach seed=2\n" in out and "steps" in out
+
+
+def test_runs_with_several_tasks_count_on_each(tmp_path):
+    for seed in range(3):
+        make_imitation(tmp_path / "both", seed, [40, 10], task=["reach", "push"])
+        make_imitation(tmp_path / "one", seed, 30)
+    [arena] = arenas(read_runs([tmp_path])[0])
+    assert sorted(arena.tasks) == ["push", "reach"]
+    shares = {(m.label, task): [run.own.success.mean() for run in group.runs] for m in arena.methods for task, group in m.groups.items()}
+    assert shares["mvp, tasks=[reach,push]", "reach"] == [0.8] * 3 and shares["mvp, tasks=[reach,push]", "push"] == [0.2] * 3
+    assert len(shares) == 3 and [m.label for m in arena.complete] == ["mvp, tasks=[reach,push]"]
+    [both] = [group for method in arena.complete for task, group in method.groups.items() if task == "push"]
+    assert both.runs[0].references["expert"].success.mean() == 1 and len(both.runs[0].own.success) == EPISODES
+    assert both.runs[0].learning()[1].tolist() == [0.04, 0.08, 0.12, 0.16, 0.2]
+
+
+@pytest.mark.parametrize(("won", "outcome"), [(40, "better"), (12, "no difference shown"), (2, "worse")])
+def test_the_verdict_on_pretraining_is_honest_either_way(tmp_path, won, outcome):
+    [arena] = imitations(tmp_path, mvp={"reach": won, "push": won}, random={"reach": 14, "push": 10}, pixels={"reach": 45})
+    [verdict] = [each for each in arena.verdicts if each.method.arm == "pretrained"]
+    assert verdict.outcome == outcome and verdict.control.label == "random" and verdict.seeds == 3
+    assert verdict.tasks == arena.tasks and verdict.estimate.value == pytest.approx((won - 12) / EPISODES)
+    low, high = verdict.estimate.interval(verdict.level)
+    assert {"better": low > 0, "worse": high < 0, "no difference shown": low < 0 < high}[outcome]
+    assert verdict.improvement.value == {"better": 1, "worse": 0}.get(outcome, verdict.improvement.value)
+    assert [method.arm for method in arena.methods if method not in arena.complete] == ["pixels"]  # it was run on one task of two
+
+
+def test_few_seeds_give_a_hint_but_no_claim(tmp_path):
+    for seed in range(2):
+        make_imitation(tmp_path / "a", seed, 49)
+        make_imitation(tmp_path / "b", seed, 1, encoder="random")
+    [arena] = arenas(read_runs([tmp_path])[0])
+    [verdict] = arena.verdicts
+    assert verdict.outcome == "too few seeds" and "is a hint; no claim" in str(verdict) and "+96 points [" in str(verdict)
+    [arena] = arenas(read_runs([tmp_path / "a" / "s0", tmp_path / "b" / "s0"])[0])
+    assert "knows these policies alone" in str(arena.verdicts[0]) and arena.verdicts[0].estimate.interval()[0] > 0.8
+
+
+def test_a_control_differs_in_its_encoder_alone(tmp_path):
+    make_imitation(tmp_path / "a", 0, 40)
+    make_imitation(tmp_path / "b", 0, 10, encoder="random", demos=5)
+    make_imitation(tmp_path / "c", 0, 10, encoder="random", policy="bc_mvp")
+    [arena] = arenas(read_runs([tmp_path])[0])
+    assert arena.verdicts == []
+    make_imitation(tmp_path / "d", 0, 12, encoder="random")
+    [arena] = arenas(read_runs([tmp_path])[0])
+    assert [(each.method.label, each.control.label) for each in arena.verdicts] == [("mvp, bc_r3m, 25 demos", "random, bc_r3m, 25 demos")]
+    make_imitation(tmp_path / "e", 0, 9, weights="random")  # the same network untrained is the better control
+    [arena] = arenas(read_runs([tmp_path])[0])
+    [verdict] = [each for each in arena.verdicts if each.method.arm == "pretrained"]
+    assert verdict.control.settings["weights"] == "random" and verdict.control.settings["names.encoder"] == "mvp"
+
+
+def test_arms_and_colours(tmp_path):
+    for index, (encoder, demos) in enumerate([("mvp", 5), ("mvp", 25), ("random", 5), ("random", 25), ("pixels", 25), ("identity", 25)]):
+        make_imitation(tmp_path / str(index), 0, 20, encoder, demos=demos, privileged=encoder == "identity")
+    make_imitation(tmp_path / "x", 0, 20, "r3m", demos=25, weights="random")
+    [arena] = arenas(read_runs([tmp_path])[0])
+    found = {method.label: method for method in arena.methods}
+    assert {label: method.arm for label, method in found.items()} == {
+        "mvp, 5 demos": "pretrained",
+        "mvp, 25 demos": "pretrained",
+        "random, 5 demos": "random",
+        "random, 25 demos": "random",
+        "pixels, 25 demos": "pixels",
+        "state, 25 demos": "state",
+        "r3m, weights=random, 25 demos": "random",
+    }
+    assert found["mvp, 5 demos"].colour == found["mvp, 25 demos"].colour and found["mvp, 5 demos"].dash != found["mvp, 25 demos"].dash
+    colours = [method.colour for method in found.values() if method.demos == 25]
+    assert len(set(colours)) == len(colours) == 5
+
+
+def test_stores_of_demonstrations_are_no_part_of_a_method(tmp_path):
+    for task in ("reach", "push"):
+        make_imitation(tmp_path / task, 0, task=task, data=f"demos/{task}")
+    [arena] = arenas(read_runs([tmp_path])[0])
+    assert [list(method.groups) for method in arena.methods] == [["push", "reach"]]
+    make_imitation(tmp_path / "other", 0, task="reach", data="others/reach")  # two stores of one task are compared
+    [arena] = arenas(read_runs([tmp_path])[0])
+    assert len(arena.methods) == 3 and all(len(method.groups) == 1 for method in arena.methods)
+
+
+def test_cells_are_read_with_their_runs(tmp_path):
+    folder = make_benchmark(tmp_path / "quick", ("reach",), {"mvp": 30}, seeds=(0,), films=False)
+    for path in (tmp_path, folder):
+        finished, failed = read_cells([path])
+        assert finished["run"].resolve() == (folder / "reach-mvp-25" / "s0").resolve() and finished["status"] == "finished"
+        assert failed["status"] == "failed" and "The disk is full" in failed["error"]
+    assert read_cells([folder / "reach-mvp-25"]) == []
+
+
+def test_a_curve_on_demonstrations_shows_the_loss(tmp_path, monkeypatch):
+    path = make_imitation(tmp_path, 0, [40, 10], task=["reach", "push"])
+    figures = []
+    monkeypatch.setattr(curves, "_save", lambda figure, path: figures.append(figure))
+    draw_curve(path)
+    success, loss = figures[0].axes
+    assert loss.get_ylabel() == "loss" and loss.get_lines()[0].get_ydata()[0] == pytest.approx(1 / 200)
+    assert success.get_xlabel() == loss.get_xlabel() == "gradient updates"
+    lines = {line.get_label(): line for line in success.get_lines()}
+    assert lines["expert"].get_ydata()[0] == 1 and success.containers[0].lines[0].get_ydata()[-1] == pytest.approx(0.5)
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,23 @@
-"""Intervals against scipy's, and how often a difference is called where there is none."""
+"""Intervals against scipy's, how often a difference is called where there is none, and statistics over tasks against hand-made figures."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from robo_repr.core.stats import bootstrap_means, difference, holm, mean_over_seeds, wilson
+from robo_repr.core.report.aggregate import improvement, iqm, iqm_interval, mean_interval, profile, resampled
+from robo_repr.core.stats import (
+    Estimate,
+    bootstrap_means,
+    difference,
+    difference_of_policies,
+    holm,
+    mean_of_estimates,
+    mean_over_seeds,
+    wilson,
+)
 
 SEEDS = (3, 5, 10)
 
@@ -123,3 +134,89 @@ def test_holm_keeps_the_chance_of_any_false_call():
 def test_one_seed_is_refused():
     with pytest.raises(ValueError, match="one seed"):
         mean_over_seeds([np.ones(50)])
+
+
+# ---- over tasks ------------------------------------------------------------------------------------------------------------------
+
+
+def runs(*shares, episodes=20):
+    """One task's runs with these success rates."""
+    return [(np.arange(episodes) < round(share * episodes)).astype(float) for share in shares]
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    scores = [runs(1, 0.4, 0), runs(0.2, 1, 0.4), runs(0, 0.6)]  # in order 0 0 .2 .4 .4 .6 1 1, of which .2 .4 .4 .6 count
+    assert iqm_interval(scores).value == pytest.approx(0.4)
+    assert iqm(np.array([0.0, 0.1, 0.2, 0.9, 1.0])) == pytest.approx(0.4)  # of five one is left out at each end
+    # The tasks' means are 7/15, 8/15 and 3/10, and count alike although one has fewer runs.
+    assert mean_interval(scores).value == pytest.approx((7 / 15 + 8 / 15 + 3 / 10) / 3)
+
+
+def test_runs_are_drawn_within_their_task():
+    scores = [runs(0.2, 0.4, 0.6), runs(0.7, 0.9)]
+    first, second = resampled(scores, draws=20000)
+    assert first.shape == (20000, 3) and second.shape == (20000, 2)
+    assert set(np.unique(first).round(6)) == {0.2, 0.4, 0.6} and set(np.unique(second).round(6)) == {0.7, 0.9}
+    # All equally likely draws: 3^3 of the first task, 2^2 of the second.
+    every = [iqm(np.array(a + b)) for a in product((0.2, 0.4, 0.6), repeat=3) for b in product((0.7, 0.9), repeat=2)]
+    drawn = iqm(np.concatenate([first, second], axis=1))
+    assert drawn.mean() == pytest.approx(np.mean(every), abs=0.003) and drawn.std() == pytest.approx(np.std(every), rel=0.03)
+    value, low, high = iqm_interval(scores)
+    assert (
+        np.quantile(every, 0.01) <= low <= np.quantile(every, 0.04) < value < np.quantile(every, 0.96) <= high <= np.quantile(every, 0.99)
+    )
+    assert iqm_interval(scores) == iqm_interval(scores)
+    pooled = np.random.default_rng(0).choice([0.2, 0.4, 0.6, 0.7, 0.9], (20000, 5))  # the control: tasks mixed up spread more
+    assert iqm(pooled).std() > 1.3 * np.std(every)
+
+
+def test_with_one_seed_the_interval_is_that_of_the_episodes():
+    assert iqm_interval([runs(0.4, episodes=50)])[1:] == pytest.approx(wilson(20, 50), abs=0.02)
+    value, low, high = iqm_interval([runs(1, episodes=50)])
+    assert value == high == 1 and 0.92 < low < 0.98  # not known exactly
+    narrow, wide = iqm_interval([runs(0.5, episodes=500)]), iqm_interval([runs(0.5, episodes=10)])
+    assert narrow.high - narrow.low < 0.1 < 0.4 < wide.high - wide.low
+
+
+def test_profiles_are_shares_of_runs():
+    scores = [runs(0.2, 0.4, 0.6, 0.8), runs(0.5, 0.5)]
+    values, low, high = profile(scores, np.array([0, 0.2, 0.5, 0.55, 1]))
+    assert values == pytest.approx([1, (3 / 4 + 1) / 2, 2 / 4 / 2, 2 / 4 / 2, 0])  # more than the level, not as much
+    assert (low <= values).all() and (values <= high).all() and low[1] < values[1] and low[0] == high[0] == 1
+
+
+def test_the_probability_of_improvement_is_mann_and_whitneys():
+    first, second = [runs(0.2, 0.6), runs(0.5)], [runs(0.2, 0.4), runs(0.1, 0.9, 0.5)]
+    # The first task: .2 ties with .2 and is below .4, .6 is above both: (1/2 + 0 + 1 + 1) / 4. The second: (1 + 0 + 1/2) / 3.
+    value, low, high = improvement(first, second)
+    assert value == pytest.approx((2.5 / 4 + 1.5 / 3) / 2) and 0 <= low < value < high <= 1
+    assert improvement(second, first).value == pytest.approx(1 - value)
+    random = np.random.default_rng(1)
+    a, b = random.integers(0, 11, 7) / 10, random.integers(2, 11, 5) / 10
+    u = scipy.stats.mannwhitneyu(a, b).statistic
+    assert improvement([runs(*a)], [runs(*b)]).value == pytest.approx(u / 35)
+    assert improvement([runs(0.9, 0.8, 1)], [runs(0.1, 0.2, 0)])[:2] == (1, 1)
+
+
+def test_a_difference_of_policies_knows_their_episodes_alone():
+    few, many = (difference_of_policies(runs(0.8, episodes=n), runs(0.4, episodes=n)) for n in (20, 2000))
+    assert few.value == pytest.approx(0.4) and many.value == pytest.approx(0.4)
+    error = math.sqrt(0.8 * 0.2 / 2000 + 0.4 * 0.6 / 2000)
+    assert many.interval() == pytest.approx((0.4 - 1.96 * error, 0.4 + 1.96 * error), abs=0.001)
+    assert few.interval()[1] - few.interval()[0] > 5 * (many.interval()[1] - many.interval()[0])
+    perfect = difference_of_policies(runs(1, episodes=50), runs(1, episodes=50))
+    assert perfect.value == 0 and perfect.interval()[1] > 0.05  # not known exactly
+    spread = difference_of_policies(runs(0, 1), runs(0.5, 0.5))
+    same = difference_of_policies(runs(0.5, 0.5), runs(0.5, 0.5))
+    assert spread.value == same.value == 0 and spread.error < same.error  # what lies between the policies is no part of it
+
+
+def test_the_mean_of_estimates_adds_up_their_errors():
+    mean = mean_of_estimates([Estimate(0.1, 0.03, 4, -1, 1), Estimate(0.5, 0.04, 4, -1, 1)])
+    assert mean.value == pytest.approx(0.3) and mean.error == pytest.approx(0.025)  # sqrt(3^2 + 4^2) / 2
+    assert mean.freedom == pytest.approx(25**2 / (9**2 / 4 + 16**2 / 4)) and (mean.low, mean.high) == (-1, 1)
+    alone = Estimate(0.2, 0.05, 3, -1, 1)
+    assert mean_of_estimates([alone]).interval() == pytest.approx(alone.interval())
+    known = mean_of_estimates([Estimate(0.2, 0.0, 2), Estimate(0.4, 0.0, 2)])
+    assert known.interval() == pytest.approx((0.3, 0.3))
+    assert mean_of_estimates([Estimate(0.2, 0.1, math.inf)] * 4).interval()[1] == pytest.approx(0.2 + 1.96 * 0.05, abs=0.001)

@@ -1,0 +1,1 @@
+"""Imitation: policies that learn from demonstrations what to do."""

@@ -1,0 +1,1 @@
+"""Networks that imitate, each with the recipe that trains it."""
