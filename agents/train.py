@@ -5,7 +5,7 @@ from typing import Any
 
 from agents.evaluate import Evaluation
 from agents.parts import build_parts
-from agents.session import Session, run_session
+from agents.policy_run import PolicyRun, run_policy
 from robo_repr.core.config import RLConfig
 
 SHORT_EVALUATION = 25  # episodes of the evaluations while training
@@ -13,11 +13,11 @@ SHORT_EVALUATIONS = 3  # how many of them, with eval_every=null
 
 
 def train(cfg: RLConfig, overrides: list[str]) -> int:
-    """Trains, or goes on with a run that was stopped, or prints the table of one that is finished; see `run_session`."""
-    return run_session(cfg, overrides, build_parts, Training)
+    """Trains, or goes on with a run that was stopped, or prints the table of one that is finished; see `run_policy`."""
+    return run_policy(cfg, overrides, build_parts, Training)
 
 
-class Training(Session):
+class Training(PolicyRun):
     """A run of reinforcement learning."""
 
     step_key = "env_steps"

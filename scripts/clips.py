@@ -10,6 +10,11 @@ PATH    a clip store, a folder of stores, or a folder of videos or of images [ki
         are read as one
 FORMAT  lerobot, minari, r3m, and to import also robomimic, videos, images; further keys are those of the format, such as
         views=[front,wrist] or size=128
+
+import ... actions=differences [joints=0,1,2] [gripper=3] [still=0.004] [gripper_scale=0.2]
+        for demonstrations that are led by hand: the state's changes become the actions, and frames in which no joint is further than
+        `still` from where it was are left out, unless the gripper (times gripper_scale) changed. joints and gripper are numbers of the
+        state, counted from 0; the gripper is the last one where nothing is said, gripper=[] for none, and the joints are the others
 """
 
 import inspect
@@ -329,6 +334,7 @@ def picture_folder(folder: Path) -> Path:
 
 # --- import and export --------------------------------------------------------------------------------------------------------------------
 def bring_in(asked: Asked) -> int:
+    from robo_repr.data.differences import JointDifferences
     from robo_repr.data.formats import reader
     from robo_repr.data.store import ClipStore
     from robo_repr.data.transfer import copy
@@ -338,8 +344,11 @@ def bring_in(asked: Asked) -> int:
     if path.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path)):
         raise UserError(f"out={out} lies in {path}, which is what is imported. Choose a folder elsewhere.")
     read = cast(Callable[..., "Clips"], reader(format))
-    clips = read(path, **keywords(read, rest, f"format={format}"))
+    differences = asked_differences(rest)
+    clips = read(path, **keywords(read, rest, f"format={format}", also=("actions", *accepted(JointDifferences))))
     check_out(out, goes_on=True)
+    if differences is not None:
+        clips = moving(clips, differences)
     with working("importing", len(clips), "episodes") as progress:
         done = copy(clips, out, command=str(asked), progress=progress)
     for why in done.broken.values():
@@ -351,6 +360,31 @@ def bring_in(asked: Asked) -> int:
     lost = f"; {len(done.broken)} damaged ones are left out" if done.broken else ""
     say(printable(f"{len(store)} episodes{before}, {store.lengths.sum()} frames, {readable(store.bytes_on_disk())} in {out}{lost}"))
     return 0
+
+
+def asked_differences(settings: dict[str, str]) -> dict[str, Any] | None:
+    """The keywords of `JointDifferences`, taken out of the settings; None where actions=differences is not asked for."""
+    from robo_repr.data.differences import JointDifferences
+
+    how = {key: settings.pop(key) for key in accepted(JointDifferences) if key in settings}
+    actions = settings.pop("actions", None)
+    if actions is None:
+        if how:
+            raise UserError(f"{next(iter(how))}= goes with actions=differences. Add that, or leave {next(iter(how))}= out.")
+        return None
+    if actions != "differences":
+        raise unknown("actions", actions, ["differences"])
+    return keywords(JointDifferences, how, "actions=differences")
+
+
+def moving(clips: "Clips", how: dict[str, Any]) -> "Clips":
+    """The clips with differences as actions; says how many frames that leaves out."""
+    from robo_repr.data.differences import JointDifferences
+
+    moves = JointDifferences(clips, **how)
+    before, after = int(clips.lengths.sum()), int(moves.lengths.sum())
+    print(f"actions=differences: {before - after} of {before} frames are left out, since nothing moves in them", file=sys.stderr)
+    return moves
 
 
 def take_out(asked: Asked) -> int:
@@ -440,14 +474,14 @@ def opening_words(settings: dict[str, str], also: Sequence[str]) -> dict[str, An
     return {**kind, **{key: converted(key, value, known[key]) for key, value in rest.items()}}
 
 
-def keywords(function: Callable[..., Any], settings: dict[str, str], what: str) -> dict[str, Any]:
-    """The settings as keywords of a reader or exporter; refuses those that it does not take."""
+def keywords(function: Callable[..., Any], settings: dict[str, str], what: str, also: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings as keywords of a function or class; refuses those that it does not take, and names those in `also` beside its own."""
     names = accepted(function)
     for key in settings:
         if key not in names:
             if not names:
                 raise UserError(f"{key}= is not known: {what} takes no settings beside out=.")
-            raise unknown("key", key, names)
+            raise unknown("key", key, [*names, *also])
     return {key: converted(key, value, names[key]) for key, value in settings.items()}
 
 

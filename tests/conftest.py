@@ -24,6 +24,6 @@ def restored():
 @pytest.fixture
 def no_films(monkeypatch):
     """Runs that are not about films go without, which saves most of their time."""
-    from agents import session
+    from agents import policy_run
 
-    monkeypatch.setattr(session, "record_film", lambda *_: [])
+    monkeypatch.setattr(policy_run, "record_film", lambda *_: [])

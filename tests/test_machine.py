@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agents import session, train
+from agents import policy_run, train
 from envs import BatchEnv
 from robo_repr.core.checkpoint import load_state
 from robo_repr.core.cli import compose
@@ -55,7 +55,7 @@ def short(tmp_path_factory):
     """A finished undisturbed run, without films."""
     folder = tmp_path_factory.mktemp("short") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "record_film", lambda *_: [])
+        patch.setattr(policy_run, "record_film", lambda *_: [])
         assert start(folder, SHORT) == 0
     return folder
 

@@ -26,7 +26,7 @@ AUGMENTATIONS = {"none": None, "shift": Augment(shift=4), "crop": Augment(crop=(
 
 
 class ImitationAgent:
-    """What `Session` asks of an agent.
+    """What `PolicyRun` asks of an agent.
 
     Args:
         policy: what learns.
@@ -103,7 +103,11 @@ class ImitationAgent:
             self.seconds["update"] += time.perf_counter() - began
 
     def _update(self, total: int) -> None:
-        torch.manual_seed(stream_seed(self._seed, "update", self.updates))
+        # What torch.manual_seed does, without the list of callers that it makes for a graphics card that is not used: 0.7 ms.
+        seed = stream_seed(self._seed, "update", self.updates)
+        torch.default_generator.manual_seed(seed)
+        if self.device.startswith("cuda"):
+            torch.cuda.manual_seed(seed)
         source = self.pictures if self.learns_to_see or self._augment else self.samples
         assert source is not None, "the demonstrations are not there"
         batch = source.batch(self.updates)

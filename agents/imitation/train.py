@@ -17,7 +17,7 @@ from agents.imitation.instructions import Instructions
 from agents.imitation.policies.base import Sizes
 from agents.imitation.samples import Samples
 from agents.parts import Parts, build_encoder_of, env_settings, needs_pictures, tasks_of
-from agents.session import Session, run_session
+from agents.policy_run import PolicyRun, run_policy
 from envs import make_env
 from envs.checks import free_memory
 from robo_repr.core.config import ImitationConfig, build
@@ -32,8 +32,8 @@ PROGRESS_EVERY = 20  # updates between looks at the clock
 
 
 def imitate(cfg: ImitationConfig, overrides: list[str]) -> int:
-    """Trains, or goes on with a run that was stopped, or prints the table of one that is finished; see `run_session`."""
-    return run_session(cfg, overrides, build_parts, Imitation)
+    """Trains, or goes on with a run that was stopped, or prints the table of one that is finished; see `run_policy`."""
+    return run_policy(cfg, overrides, build_parts, Imitation)
 
 
 def build_parts(cfg: ImitationConfig, device: str, *, training: bool = True) -> Parts:
@@ -81,7 +81,7 @@ def build_parts(cfg: ImitationConfig, device: str, *, training: bool = True) -> 
     return Parts(encoder, env, env, agent)
 
 
-class Imitation(Session):
+class Imitation(PolicyRun):
     """A run of imitation. Its steps are updates."""
 
     step_key = "step"

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from agents import evaluate as evaluation
-from agents import load_policy, session, train
+from agents import load_policy, policy_run, train
 from envs import BatchEnv, make_env
 from envs.checks import DEFAULT_VIEWS
 from envs.sim import ThreadsSim
@@ -170,7 +170,7 @@ def test_a_signal_is_served_between_two_steps(tmp_path, monkeypatch, no_films):
     monkeypatch.setattr(Metrics, "write", interrupt)
     assert start(stopped, **STATE) == 143
     monkeypatch.undo()
-    monkeypatch.setattr(session, "record_film", lambda *_: [])
+    monkeypatch.setattr(policy_run, "record_film", lambda *_: [])
     assert summary(stopped)["status"] == "interrupted" and summary(stopped)["success"] is None
     assert RunDir(stopped).latest_checkpoint()[0] == 120
     assert start(stopped, **STATE) == 0
@@ -368,11 +368,11 @@ def test_what_nobody_learns_from_leaves_training_as_it_is(tmp_path, monkeypatch,
         assert start(other, **{**STATE, **change}) == 0
         assert rows(other, ("eval/",)) == rows(plain, ("eval/",)) and same(states(other, 240), states(plain, 240)), change
     monkeypatch.setattr(evaluation, "WORLDS", 3)
-    monkeypatch.setattr(session, "PatientConsole", lambda: Console(force_terminal=True))
+    monkeypatch.setattr(policy_run, "PatientConsole", lambda: Console(force_terminal=True))
     assert start(tmp_path / "bar", **STATE) == 0
     assert rows(tmp_path / "bar", ("eval/",)) == rows(plain, ("eval/",)) and same(states(tmp_path / "bar", 240), states(plain, 240))
     monkeypatch.undo()
-    monkeypatch.setattr(session, "record_film", lambda *_: [])
+    monkeypatch.setattr(policy_run, "record_film", lambda *_: [])
     assert start(tmp_path / "seed", **STATE, seed=1) == 0  # a control
     assert rows(tmp_path / "seed", ("eval/",)) != rows(plain, ("eval/",)) and not same(states(tmp_path / "seed", 240), states(plain, 240))
 
@@ -406,7 +406,7 @@ def test_without_opengl_a_run_on_the_state_goes_without_films(tmp_path, monkeypa
     def no_gl(*_):
         raise UserError("No OpenGL here")
 
-    monkeypatch.setattr(session, "record_film", no_gl)
+    monkeypatch.setattr(policy_run, "record_film", no_gl)
     assert start(tmp_path / "run", **STATE) == 0
     assert capsys.readouterr().out.count("No OpenGL here") == 1
     with pytest.raises(UserError):

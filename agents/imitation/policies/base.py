@@ -132,7 +132,7 @@ class ImitationPolicy(nn.Module):
             {"params": [p for p in parameters if id(p) in plain], "weight_decay": 0.0},
         ]
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self._optimiser]
-        made = kind([*groups, *more], lr=self.learning_rate)
+        made = kind([*groups, *more], lr=self.learning_rate, fused=True)  # one pass over all of them: a fifth of a small update
         for group in made.param_groups:
             group["initial_lr"] = group["lr"]
         return made

@@ -33,7 +33,7 @@ from robo_repr.core.summary import REFERENCES, find_evaluation, policy_name, pri
 FILM_EPISODES = 4
 
 
-class Session:
+class PolicyRun:
     """One run from its last checkpoint to its end.
 
     A child gives `on_boundary`, `_facts`, and what else differs. The agent counts its steps in its attribute `step_key`.
@@ -307,18 +307,18 @@ class Session:
         self.run_dir.write_json("summary.json", summary)
 
 
-def run_session(
+def run_policy(
     cfg: RunConfig,
     overrides: list[str],
     build: Callable[[Any, str], Parts],
-    session: Callable[[Any, RunDir, Parts, Signals, Console], Session],
+    kind: Callable[[Any, RunDir, Parts, Signals, Console], PolicyRun],
 ) -> int:
     """Trains, or goes on with a run that was stopped, or prints the table of one that is finished.
 
     Args:
         overrides: the command line, for the run's name.
         build: makes the parts for a device.
-        session: makes the run.
+        kind: makes the run.
 
     Returns:
         The exit code: 0, or 128 + the signal's number.
@@ -333,7 +333,7 @@ def run_session(
     name, settings = run_name(cfg, overrides), dataclasses.asdict(cfg)
     with closing(parts.env), RunDir.open(cfg.command, name, settings, overrides, cfg.seed, cfg.run_dir, cfg.fresh) as run:
         with Signals() as signals:
-            code = session(cfg, run, parts, signals, console).run()
+            code = kind(cfg, run, parts, signals, console).run()
         if code == 0:
             print_run(run.path, console)
             print_next(run.path, overrides, console)
