@@ -26,6 +26,7 @@ bench: setup
 	$(PYTHON) scripts/bench_rl.py
 	$(PYTHON) scripts/bench_encoders.py
 	$(PYTHON) scripts/bench_data.py
+	$(PYTHON) scripts/bench_imitation.py
 
 clean:
 	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -89,10 +89,10 @@ def load_policy(run_folder: str | Path, device: str = "cpu") -> Policy:
 
     parts, cfg, _ = load_run(Path(run_folder), device)
     policy = parts.agent.policy(parts.worlds)
-    if len(tasks_of(cfg)) > 1:
+    if len(tasks_of(cfg)) > 1 or getattr(cfg, "instruction", None) == "language":
         parts.env.close()
         raise UserError(
-            f"The policy of {run_folder} knows several tasks, and which one is meant depends on its worlds. Use "
+            f"The policy of {run_folder} is told what to do (several tasks, or instruction=language), which depends on its worlds. Use "
             "agents.parts.load_run(folder)[0].agent.policy(env)."
         )
     if isinstance(policy, ExpertPolicy):

@@ -66,5 +66,7 @@ class Eyes:
         self.readout.load_state(state)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with the encoder, the read-out and its calibration: with whatever changes what is seen."""
-        return hash_tensors([], f"{self.encoder.fingerprint()} {self.readout.fingerprint()} {self.views} {self.view_fusion}")
+        """16 hex digits that change with the encoder, the read-out, its calibration and the kind of device: with whatever changes what is
+        seen."""
+        device = self.encoder.mean.device.type
+        return hash_tensors([], f"{self.encoder.fingerprint()} {self.readout.fingerprint()} {self.views} {self.view_fusion} {device}")

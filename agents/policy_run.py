@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,6 +73,7 @@ class PolicyRun:
         """Returns the exit code."""
         if self._is_done():
             return 0
+        self._check()
         self.console.out(f"writing to {self.run_dir.path}", highlight=False)
         board = self.run_dir.path / "tb" if self.cfg.logger == "tensorboard" else None
         result = None
@@ -105,6 +106,9 @@ class PolicyRun:
         return 128 + (self.signals.caught or signal.SIGINT)
 
     # What the children say of themselves.
+
+    def _check(self) -> None:
+        """Refuses what the run needs and what is not there, before anything is written."""
 
     def _is_done(self) -> bool:
         summary = read_summary(self.run_dir.path)
@@ -144,7 +148,7 @@ class PolicyRun:
     def _machine(self) -> Iterator[None]:
         """Says in one paragraph what the machine refused, and from where the run can go on."""
         try:
-            with self.run_dir.writing(), memory_is_enough():
+            with self.run_dir.writing(), memory_is_enough(self.cfg.command):
                 yield
         except Failure as error:
             raise Failure(f"{error} {self._kept()}") from error
@@ -157,8 +161,9 @@ class PolicyRun:
         """Goes to the last whole checkpoint; rows written after it will be written again."""
 
         def load(folder: Path, whole: bool = True) -> None:
+            before = load_state(folder, "run")  # first: what is loaded next may not be undone
             self._load(folder, whole)
-            self.before = load_state(folder, "run")
+            self.before = before
 
         try:
             step = self.run_dir.load_checkpoint(load)
@@ -191,15 +196,16 @@ class PolicyRun:
         for name in REFERENCES:
             if name == self.learner or find_evaluation(known, name, cfg.eval_camera, cfg.eval_episodes * len(self.tasks)):
                 continue
-            began = time.perf_counter()
-            results = {}
-            for task in self.tasks:
-                with evaluation_env(cfg.eval_episodes, **env_settings(cfg, cfg.eval_camera, False, task)) as env:
-                    if name == "random" or has_expert(env.task):
-                        policy = RandomPolicy(env.task.action_dim(), cfg.seed) if name == "random" else ExpertPolicy(env)
-                        results[task] = evaluate(env, policy, cfg.eval_episodes, self._stops)
-            if len(results) == len(self.tasks):
-                self._note_evaluation(name, Evaluation.of_tasks(results))
+            began, results = time.perf_counter(), {}
+            with ExitStack() as stack:
+                settings = {task: env_settings(cfg, cfg.eval_camera, False, task) for task in self.tasks}
+                worlds = {task: stack.enter_context(evaluation_env(cfg.eval_episodes, **settings[task])) for task in self.tasks}
+                if name == "expert" and not all(has_expert(env.task) for env in worlds.values()):
+                    continue
+                for task, env in worlds.items():
+                    policy = RandomPolicy(env.task.action_dim(), cfg.seed) if name == "random" else ExpertPolicy(env)
+                    results[task] = evaluate(env, policy, cfg.eval_episodes, self._stops)
+            self._note_evaluation(name, Evaluation.of_tasks(results))
             self.evaluating += time.perf_counter() - began
 
     def _stops(self) -> bool:
@@ -328,7 +334,7 @@ def run_policy(
         # One thread per role: more would fight with the renderer and the collector. Fixed, because results depend on it in the last bits.
         torch.set_num_threads(1)
     console = PatientConsole()
-    with memory_is_enough():
+    with memory_is_enough(cfg.command):
         parts = build(cfg, device)  # before the folder is made: a mistake leaves nothing behind
     name, settings = run_name(cfg, overrides), dataclasses.asdict(cfg)
     with closing(parts.env), RunDir.open(cfg.command, name, settings, overrides, cfg.seed, cfg.run_dir, cfg.fresh) as run:
@@ -341,8 +347,8 @@ def run_policy(
 
 
 @contextmanager
-def memory_is_enough() -> Iterator[None]:
-    """Turns the many ways in which memory runs out into a `Failure`."""
+def memory_is_enough(command: str) -> Iterator[None]:
+    """Turns the many ways in which memory runs out into a `Failure` that says what a command could use less of."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -350,4 +356,5 @@ def memory_is_enough() -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         words = " ".join(str(error).split())[:200] or "no details"
-        raise Failure(f"Out of memory ({words}). Use fewer num_envs, a smaller image_size, network or agent.buffer_size.") from error
+        less = "num_envs, a smaller image_size, network or agent.buffer_size" if command == "rl" else "demos or views, or a smaller network"
+        raise Failure(f"Out of memory ({words}). Use fewer {less}.") from error

@@ -128,6 +128,12 @@ class BatchEnv(VectorEnv):
         """The current episode's id of each world: ("training", world, count) or ("evaluation", id)."""
         return [self._episode(world) for world in range(self.num_envs)]
 
+    @property
+    def language(self) -> list[str]:
+        """What each world is asked to do: one of its task's instructions, a function of the seed and the episode alone."""
+        options = self.task.instructions
+        return [options[rng(self.seed, "instruction", *episode[1:]).integers(len(options))] for episode in self.episodes]
+
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         """Begins an episode in every world. With a seed the episodes are counted from the start again; without, the next ones begin."""
         if seed is not None:

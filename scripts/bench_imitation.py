@@ -1,22 +1,24 @@
-"""One cell of R3M's protocol: ours against the same cell run as the official code runs it. Takes about six minutes.
+"""One cell of R3M's protocol: ours against the same cell run as the official code runs it. Takes about ten minutes.
 
     python scripts/bench_imitation.py [--pairs 5] [--encoder r3m --variant resnet18] [--json FILE]
 
-official_r3m_cell: seconds of the whole cell (25 demonstrations of reach, 20,000 updates of batch 32, 20 evaluations of 50 rollouts, frozen
-encoder). The peer does what facebookresearch/r3m does (branch eval): each minibatch's pictures go through PIL, resize, crop, normalisation
-and the encoder again; rollouts step one world of plain MuJoCo, draw it with mujoco.Renderer and encode one picture at a time.
-official_r3m_update and official_r3m_rollout_step: what the cell consists of, without what ours encodes once before the first update.
+official_r3m_cell: seconds of the whole cell: 25 demonstrations of reach, 20,000 updates of batch 32, 20 evaluations of 50 rollouts, frozen
+encoder. The peer does what facebookresearch/r3m does (branch eval): every minibatch's pictures go through PIL, resize, crop, normalisation
+and the encoder again; rollouts step one world in plain MuJoCo, draw it with mujoco.Renderer and encode one picture at a time.
+official_r3m_cell_filmed: the same, where the peer draws each picture of the rollouts twice, as the official code does for its films.
+official_r3m_update, official_r3m_rollout_step: what the cell consists of, without what ours encodes once before the first update.
 
-A whole cell of the peer takes hours, so a measurement takes a part of each side's work and multiplies it up, part by part, by how often the
-cell does it. Ours: all demonstrations encoded (done once, so not shortened), a twentieth of the updates, one of the 20 evaluations. The
-peer: a thousandth of the updates and one of the 1,000 rollouts. A cell shortened as a whole would encode all demonstrations for a handful
-of updates, and step a handful of worlds where a cell steps 50.
+A whole cell takes the peer hours, so a measurement does some of each side's work and multiplies it up, part by part, by how often the cell
+does it. Ours: all demonstrations encoded (done once, so never shortened), a twentieth of the updates, half the steps of one evaluation. The
+peer: a thousandth of the updates, and one of the 1,000 rollouts. A cell that is shortened as a whole would say less: it encodes all
+demonstrations for a handful of updates, and steps a handful of worlds where a cell steps 50. That our episodes are cut counts their
+beginnings twice, which is against us by about one in a hundred.
 
-Equal: demonstrations, encoder (untrained weights: speed does not depend on them), policy and its start, optimiser, batch, start states,
-physics, camera (front, not moved), pictures of 256 x 256 of which the encoder sees 224 x 224, float32, the cores. Not equal: MuJoCo's
-default quality has shadows, reflections and antialiasing, ours (quality=fast) has not; the peer's torch and OpenGL may use all cores in
-each call, as they do by default, while ours spreads pictures over them; our features are kept as float16. Left out of both: recording the
-demonstrations, films (for which the official code draws every picture a second time), checkpoints, logs.
+Equal: demonstrations, encoder (untrained weights; speed does not depend on them), policy and its start, optimiser, batch, start states,
+physics, camera (front, not moved), pictures of 256 x 256 of which the encoder sees 224 x 224, float32, cores. Not equal: MuJoCo's default
+quality has shadows, reflections and antialiasing, ours (quality=fast) has not; the peer's torch uses all cores in every call, as it does by
+default, ours gives each core pictures of its own; our features are standardised and kept as float16. Left out on both sides: recording the
+demonstrations, films, checkpoints, logs.
 
 Each side runs in a process of its own, and the two alternate after a warm-up.
 """
@@ -26,15 +28,16 @@ import os
 import statistics
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from robo_repr.core import bench
+from robo_repr.core.config import ImitationConfig, build, config_names, load_part
 
 PARTS = ("train: encode", "train: update", "rollouts: encode", "rollouts: render", "rollouts: physics", "rollouts: rest")
 
@@ -54,13 +57,13 @@ class Cell:
     evaluations: int = 20
     rollouts: int = 50
     our_updates: int = 1_000
+    our_horizon: int = 25
     peer_updates: int = 20
     peer_rollouts: int = 1
 
     def config(self):
         """The settings of this cell as a run of run_imitation.py."""
         from robo_repr.core.cli import compose
-        from robo_repr.core.config import ImitationConfig
 
         settings = {"encoder": self.encoder, "variant": self.variant or "null", "weights": "random", "readout": "pooled"}
         settings |= {"policy": "bc_r3m", "task": self.task, "views": f"[{self.view}]", "camera": "L0", "eval_camera": "L0"}
@@ -102,10 +105,11 @@ class Ours:
     def update(self, count: int) -> None:
         self.agent.learn(self.agent.updates + count, lambda: True)
 
-    def evaluate(self):
+    def evaluate(self, horizon: int):
+        """One evaluation, of episodes so long."""
         from agents.evaluate import evaluate_agent
 
-        return evaluate_agent(self.cfg, self.parts, self.cfg.eval_camera, self.cell.rollouts)
+        return evaluate_agent(replace(self.cfg, horizon=horizon), self.parts, self.cfg.eval_camera, self.cell.rollouts)
 
     def measure(self) -> dict[str, float]:
         """Seconds of the whole cell by `PARTS`."""
@@ -113,11 +117,12 @@ class Ours:
         encoding, _ = timed(self.encode_demos)
         updating, _ = timed(lambda: self.update(cell.our_updates))
         encoded = self.agent.seconds["encode"]
-        evaluating, result = timed(self.evaluate)
+        evaluating, result = timed(lambda: self.evaluate(cell.our_horizon))
         encoded = self.agent.seconds["encode"] - encoded
         render, physics = result.seconds["render"], result.seconds["physics"] + result.seconds["reset"]
         rest = evaluating - encoded - render - physics
-        rollouts = [cell.evaluations * seconds for seconds in (encoded, render, physics, rest)]
+        times = cell.evaluations * cell.horizon / cell.our_horizon
+        rollouts = [seconds * times for seconds in (encoded, render, physics, rest)]
         return dict(zip(PARTS, [encoding, updating * cell.updates / cell.our_updates, *rollouts], strict=True))
 
 
@@ -140,13 +145,15 @@ class Peer:
         shown = [demos.images(number)[:-1, 0].permute(0, 2, 3, 1).numpy() for number in range(len(demos.episodes))]
         self.pictures = np.concatenate(shown)
         self.state, self.actions = torch.cat([state[:-1] for state in demos.state]), torch.cat(demos.actions)
-        self.encoder, self.net = parts.encoder, parts.agent.policy_net
+        self.net = parts.agent.policy_net
+        # The network as it comes: what `freeze` does beyond stopping gradients is ours.
+        variant = {} if cfg.variant is None else {"variant": cfg.variant}
+        self.encoder = build({**cfg.encoder, **variant, "weights": "random"}).eval()
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=self.net.learning_rate)
         spec = self.encoder.spec
-        how = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC, "area": InterpolationMode.BOX}
-        self.transform = transforms.Compose(
+        self.transform: Any = transforms.Compose(
             [
-                transforms.Resize(spec.resize or spec.size, how[spec.interpolation]),
+                transforms.Resize(spec.resize or spec.size, InterpolationMode(spec.interpolation)),
                 transforms.CenterCrop(spec.size),
                 transforms.ToTensor(),
                 transforms.Normalize(spec.mean, spec.std),
@@ -154,7 +161,7 @@ class Peer:
         )
         self.generator, self.updates, self.episode = np.random.default_rng(0), 0, 0
         self.world = World(cfg, cell.view, cell.size)
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def encode(self, pictures: Sequence[np.ndarray] | np.ndarray):
         """Features (B, D) of pictures (H, W, 3) uint8."""
@@ -232,8 +239,6 @@ class World:
 
         cls = task_class(cfg.task)
         self.model = compile_task(cls)
-        # A frame buffer as large as the pictures: a larger one is slower.
-        self.model.vis.global_.offwidth = self.model.vis.global_.offheight = size
         self.data = mujoco.MjData(self.model)
         self.task: Any = cls(self.model, 1)
         self.renderer = mujoco.Renderer(self.model, size, size)
@@ -290,9 +295,6 @@ class World:
     def qpos(self) -> np.ndarray:
         return self.data.qpos[None]
 
-    def close(self) -> None:
-        self.renderer.close()
-
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds that a call takes, and what it returns."""
@@ -303,8 +305,6 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def serve(side: type, pipe, cell: Cell) -> None:
     """A process that says when it is ready and then measures as often as it is asked to."""
-    if side is Peer:
-        os.environ["LP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
     made = side(cell)
     pipe.send("ready")
     while pipe.recv() == "measure":
@@ -339,6 +339,11 @@ def compare(cell: Cell, pairs: int) -> list[tuple[dict[str, float], dict[str, fl
     return found[1:]
 
 
+def total(parts: dict[str, float], stage: str) -> float:
+    """Seconds of ``train`` or ``rollouts``."""
+    return sum(seconds for part, seconds in parts.items() if part.startswith(f"{stage}:"))
+
+
 def show_parts(found: list[tuple[dict[str, float], dict[str, float]]], cell: Cell) -> dict[str, list[float]]:
     """Prints where the time of the whole cell goes; returns part -> medians (ours, peer's)."""
     medians = {part: [statistics.median(row[side][part] for row in found) for side in (0, 1)] for part in PARTS}
@@ -347,8 +352,8 @@ def show_parts(found: list[tuple[dict[str, float], dict[str, float]]], cell: Cel
     for part, values in medians.items():
         print(f"{part:50} " + " ".join(f"{value:10.4g} {value / total:4.0%} " for value, total in zip(values, totals, strict=True)))
     print(
-        f"multiplied up from: ours, {cell.demos} demonstrations encoded once, {cell.our_updates} of {cell.updates} updates, 1 of "
-        f"{cell.evaluations} evaluations; the peer, {cell.peer_updates} updates and {cell.peer_rollouts} of "
+        f"multiplied up from: ours, all {cell.demos} demonstrations, {cell.our_updates} of {cell.updates} updates, {cell.our_horizon} of "
+        f"{cell.horizon} steps of 1 of {cell.evaluations} evaluations; the peer, {cell.peer_updates} updates, {cell.peer_rollouts} of "
         f"{cell.evaluations * cell.rollouts} rollouts"
     )
     return medians
@@ -356,7 +361,9 @@ def show_parts(found: list[tuple[dict[str, float], dict[str, float]]], cell: Cel
 
 def main() -> None:
     made = bench.parser(__doc__, pairs=5)
-    made.add_argument("--encoder", default=Cell.encoder, help="one with weights=random (default r3m)")
+    parts = {name: load_part("encoder", name) for name in config_names("encoder")}
+    encoders = [name for name, part in parts.items() if "weights" in part and "frames" not in part]
+    made.add_argument("--encoder", default=Cell.encoder, choices=encoders, help="default r3m")
     made.add_argument("--variant", help="its size (default: resnet18 of r3m, else the encoder's own)")
     args = bench.parse(made)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in every run; read when torch is imported
@@ -364,14 +371,14 @@ def main() -> None:
     json_file = args.json and args.json.resolve()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         found = compare(cell, args.pairs)
-    figures = bench.Bench(args.pairs, parts=show_parts(found, cell))
-    figures.add("official_r3m_cell", "s", [(sum(ours.values()), sum(peer.values())) for ours, peer in found], less_is_better=True)
-    for name, count, parts in (
-        ("official_r3m_update", cell.updates, (PARTS[1:2], PARTS[:2])),
-        ("official_r3m_rollout_step", cell.steps(), (PARTS[2:], PARTS[2:])),
-    ):
-        pairs = [tuple(1e3 * sum(side[part] for part in of) / count for side, of in zip(row, parts, strict=True)) for row in found]
-        figures.add(name, "ms", [(ours, peer) for ours, peer in pairs], less_is_better=True)
+    figures = bench.Bench(args.pairs, encoder=args.encoder, variant=cell.variant, seconds_by_part=show_parts(found, cell))
+    filmed = [(ours, {**peer, "films": peer["rollouts: render"]}) for ours, peer in found]
+    for name, rows in (("official_r3m_cell", found), ("official_r3m_cell_filmed", filmed)):
+        figures.add(name, "s", [(sum(ours.values()), sum(peer.values())) for ours, peer in rows], less_is_better=True)
+    updates = [(ours["train: update"], peer["train: encode"] + peer["train: update"]) for ours, peer in found]
+    rollouts = [(total(ours, "rollouts"), total(peer, "rollouts")) for ours, peer in found]
+    for name, count, pairs in (("official_r3m_update", cell.updates, updates), ("official_r3m_rollout_step", cell.steps(), rollouts)):
+        figures.add(name, "ms", [(1e3 * ours / count, 1e3 * peer / count) for ours, peer in pairs], less_is_better=True)
     figures.finish(json_file)
 
 

@@ -64,7 +64,8 @@ def evaluate_run(settings: dict[str, str]) -> None:
     finally:
         parts.env.close()
     result, episodes = evaluation.summary(), len(evaluation.success)
-    row = {"policy": policy_name(cfg.names[cfg.learner]), "env_steps" if cfg.command == "rl" else "step": step, "camera": camera}
+    steps = "env_steps" if cfg.command == "rl" else "step"
+    row = {"by": "scripts/evaluate.py", "policy": policy_name(cfg.names[cfg.learner]), steps: step, "camera": camera}
     append_row(folder / "evaluations.jsonl", {**row, "appearance": cfg.appearance, **result, **evaluation.outcomes()})
     print(f"{folder}, step {step}, camera {camera}, {episodes} episodes:")
     print(f"success {percent(result['success'], episodes)} (held through the last 10 steps; the interval is Wilson's, 95 %)")

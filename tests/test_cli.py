@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from robo_repr.core import config
-from robo_repr.core.cli import main
-from robo_repr.core.config import RLConfig, build, config_names, load_part, run_name
+from robo_repr.core.cli import compose, main
+from robo_repr.core.config import ImitationConfig, RecordConfig, RLConfig, build, config_names, load_part, run_name
 from robo_repr.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -179,6 +179,27 @@ def test_names_of_runs(command):
     views = name("views=[front,wrist]")
     assert "=" not in views and "[" not in views and "front" in views and views != name("views=[wrist,front]")
     assert len(name("agent.net=[" + ",".join(["256"] * 60) + "]")) <= 120
+
+
+def test_a_key_may_be_called_like_a_folder_of_parts(monkeypatch, tmp_path):
+    """Hydra alone would take ``policy=noisy_expert`` of a command that has no such group for the choice of a part."""
+    monkeypatch.chdir(tmp_path)
+    cfg, words = compose(RecordConfig, ["policy=noisy_expert", "noise=0.1", "episodes=3"])
+    assert (cfg.policy, cfg.noise, cfg.episodes) == ("noisy_expert", 0.1, 3) and words[0] == "policy=noisy_expert"
+    assert compose(RecordConfig, [])[0].policy == "expert"
+    ran = []
+    monkeypatch.setattr(sys, "argv", ["record_clips.py", "-m", "policy=random,expert", "noise=0.1"])
+    with pytest.raises(SystemExit) as stop:
+        main(RecordConfig, lambda cfg, overrides: ran.append((cfg.policy, overrides)) or 0)
+    assert stop.value.code == 0
+    assert ran == [("random", ["policy=random", "noise=0.1"]), ("expert", ["policy=expert", "noise=0.1"])]
+
+
+def test_every_key_of_imitation_can_be_set():
+    words = ["demo_data=a/b", "encoder_mode=last:2", "instruction=language", "policy.net=[8]", "budget=tiny", "score=max"]
+    cfg, kept = compose(ImitationConfig, words)
+    assert kept == words and (cfg.demo_data, cfg.encoder_mode, cfg.score, cfg.policy["net"]) == ("a/b", "last:2", "max", [8])
+    assert cfg.steps == load_part("budget/imitation", "tiny")["steps"]
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in ("encoder", "agent", "data") for n in config_names(g)])

@@ -62,6 +62,7 @@ class ImitationAgent:
         self._augment, self._seed, self.device = AUGMENTATIONS[augment], seed, device
         self._optimiser = policy.build_optimiser()
         self.updates, self.learns_to_see = 0, False
+        self.learned_from: str | None = None  # which demonstrations
         self.seconds = {"encode": 0.0, "update": 0.0}
         # Made when the training begins: the samples with features, and those with pictures.
         self.samples: Samples | None = None
@@ -104,10 +105,7 @@ class ImitationAgent:
 
     def _update(self, total: int) -> None:
         # What torch.manual_seed does, without the list of callers that it makes for a graphics card that is not used: 0.7 ms.
-        seed = stream_seed(self._seed, "update", self.updates)
-        torch.default_generator.manual_seed(seed)
-        if self.device.startswith("cuda"):
-            torch.cuda.manual_seed(seed)
+        (torch.default_generator if self.device == "cpu" else torch).manual_seed(stream_seed(self._seed, "update", self.updates))
         source = self.pictures if self.learns_to_see or self._augment else self.samples
         assert source is not None, "the demonstrations are not there"
         batch = source.batch(self.updates)
@@ -194,8 +192,9 @@ class ImitationAgent:
         """
         means = {name: float(total) / self._count for name, total in self._sums.items()} if self._count else {}
         broken = next((name for name, value in means.items() if not math.isfinite(value)), None)
-        if broken is None and not torch.nn.utils.get_total_norm(list(self.policy_net.parameters())).isfinite():
-            broken = next(name for name, weight in self.policy_net.named_parameters() if not weight.isfinite().all())
+        learning = [self.policy_net, *([self.eyes.encoder] if self.learns_to_see else [])]
+        if broken is None and not torch.nn.utils.get_total_norm([p for net in learning for p in net.parameters()]).isfinite():
+            broken = next(name for net in learning for name, weight in net.named_parameters() if not weight.isfinite().all())
         if broken is not None:
             raise Failure(f"update {self.updates}: {broken} is not finite. Training diverged: lower policy.learning_rate.")
         return means
@@ -220,7 +219,8 @@ class ImitationAgent:
         save_state(folder, "policy", state)
         sums = {name: float(total) for name, total in self._sums.items()}
         optimiser = {str(index): dict(tensors) for index, tensors in self._optimiser.state_dict()["state"].items()}
-        save_state(folder, "training", {"updates": self.updates, "sums": sums, "count": self._count, "optimiser": optimiser})
+        counts = {"updates": self.updates, "sums": sums, "count": self._count, "learned_from": self.learned_from}
+        save_state(folder, "training", {**counts, "optimiser": optimiser})
 
     def load_policy(self, folder: Path) -> None:
         """Restores what `act` needs.
@@ -255,6 +255,7 @@ class ImitationAgent:
         tensors = {int(index): state for index, state in training["optimiser"].items()}
         self._optimiser.load_state_dict({"state": tensors, "param_groups": groups})
         self.updates, self._sums, self._count = training["updates"], dict(training["sums"]), training["count"]
+        self.learned_from = training["learned_from"]
 
 
 class Imitator:
@@ -271,10 +272,10 @@ class Imitator:
         if self.agent.instructions.size:
             if self._instruction is None or first.any():
                 self._instruction = self.agent.instructions.of_worlds(self._env)
-            obs = {**obs, "instruction": self._instruction}
+            obs = {**obs, "instruction": self._instruction.expand(len(obs["state"]), -1)}  # of one world's, of those of `load_policy`
         actions, self._memory = self.agent.act(obs, self._memory, first)
         self._first = np.zeros_like(first)
         return actions
 
     def reset(self, mask: np.ndarray) -> None:
-        self._first = np.array(mask, dtype=bool)
+        self._first = np.array(mask, dtype=bool) | (False if self._first is None else self._first)

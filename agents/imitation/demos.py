@@ -122,7 +122,7 @@ def find_demos(
     on_progress: Callable[[str], object] = lambda line: None,
     stop: Callable[[], object] = lambda: False,
 ) -> Demos:
-    """The first ``cfg.demos`` successful episodes of a task: of ``cfg.data``, or of its expert, which records what is missing.
+    """The first ``cfg.demos`` successful episodes of a task: of ``cfg.demo_data``, or of its expert, which records what is missing.
 
     Args:
         cfg: the run's settings.
@@ -136,7 +136,7 @@ def find_demos(
         Failure: the disk is full, or something went wrong while drawing.
         Interrupted: `stop` said so.
     """
-    if cfg.data is None:
+    if cfg.demo_data is None:
         clips, key = _recorded(cfg, task, on_progress, stop)
         demos = _chosen(cfg, clips, range(len(clips)), task, worlds, key)
         if len(demos.episodes) < cfg.demos:
@@ -145,14 +145,14 @@ def find_demos(
                 "Remove the folder; it will be recorded again."
             )
     else:
-        clips = _of_task(open_clips(cfg.data), task)
+        clips = _of_task(open_clips(cfg.demo_data), task)
         candidates = _episodes_of_task(cfg, clips, task)
         _check_fit(cfg, clips, task, worlds)
         demos = _chosen(cfg, clips, candidates, task, worlds, _content(clips, candidates))
         if len(demos.episodes) < cfg.demos:
             enough = f"Use demos={len(demos.episodes)} or fewer, or add episodes." if demos.episodes else "Choose other clips."
             raise UserError(
-                f"demos={cfg.demos} are too many: data={cfg.data} has {len(demos.episodes)} of task={task} that can be used, and "
+                f"demos={cfg.demos} are too many: demo_data={cfg.demo_data} has {len(demos.episodes)} of task={task} that can be used, and "
                 f"{demos.dropped} that failed, are damaged or have no action. {enough}"
             )
     beyond = [int((actions.abs() > 1).sum()) for actions in demos.actions]
@@ -167,7 +167,7 @@ def find_demos(
 
 def check_demos(cfg: ImitationConfig, task: str, worlds: Worlds) -> None:
     """Refuses what `find_demos` would refuse, as far as that shows before anything is recorded."""
-    if cfg.data is None:
+    if cfg.demo_data is None:
         expert_of(task)
     else:
         find_demos(cfg, task, worlds)
@@ -249,7 +249,7 @@ def expert_of(task: str) -> type[ArmTask]:
     cls = task_class(task)
     if not has_expert(cls):
         raise UserError(
-            f"task={task} has no scripted expert that could demonstrate it. Give demonstrations with data=FOLDER, or write a method "
+            f"task={task} has no scripted expert that could demonstrate it. Give demonstrations with demo_data=FOLDER, or write a method "
             "expert(readings) in the task's class."
         )
     return cls
@@ -278,7 +278,7 @@ def _record_missing(
             fewer = f"Use demos={successful} or fewer. " if successful else ""
             raise UserError(
                 f"The expert of task={task} succeeded in {successful} of {episodes} episodes with horizon={recording.horizon}, too seldom "
-                f"for demos={cfg.demos}. {fewer}Give it more time (horizon), or give demonstrations with data=FOLDER."
+                f"for demos={cfg.demos}. {fewer}Give it more time (horizon), or give demonstrations with demo_data=FOLDER."
             )
         rate = max(successful / episodes, LEAST_SUCCESS) if episodes else 1.0
         recording.episodes = min(most, episodes + math.ceil((cfg.demos - successful) / rate))
@@ -319,12 +319,12 @@ def _episodes_of_task(cfg: ImitationConfig, clips: Clips, task: str) -> list[int
     if not named:
         if isinstance(cfg.task, list) and len(cfg.task) > 1:
             raise UserError(
-                f"data={cfg.data} does not say which of its episodes show which task, so task=[{','.join(cfg.task)}] cannot be told apart. "
-                "Name one task, or clips whose episodes.jsonl has a task for each episode."
+                f"demo_data={cfg.demo_data} does not say which of its episodes show which task, so task=[{','.join(cfg.task)}] cannot be "
+                "told apart. Name one task, or clips whose episodes.jsonl has a task for each episode."
             )
         return list(range(len(clips)))
     if task not in named:
-        raise UserError(f"data={cfg.data} has no episode of this task. {unknown('task', task, named)}")
+        raise UserError(f"demo_data={cfg.demo_data} has no episode of this task. {unknown('task', task, named)}")
     return [number for number, episode in enumerate(clips.episodes) if episode.get("task") == task]
 
 
@@ -335,13 +335,13 @@ def _check_fit(cfg: ImitationConfig, clips: Clips, task: str, worlds: Worlds) ->
     missing = [key for key in ("state", "actions") if key not in clips.fields]
     if missing:
         raise UserError(
-            f"data={cfg.data} has no {' and no '.join(missing)}: its frames hold {', '.join(clips.fields)}. Imitation needs demonstrations "
-            "with pictures, state and actions, such as scripts/record_clips.py makes and scripts/clips.py imports."
+            f"demo_data={cfg.demo_data} has no {' and no '.join(missing)}: its frames hold {', '.join(clips.fields)}. Imitation needs "
+            "demonstrations with pictures, state and actions, such as scripts/record_clips.py makes and scripts/clips.py imports."
         )
     absent = [view for view in worlds.views if view not in clips.views]
     if absent:
         raise UserError(
-            f"data={cfg.data} shows views=[{','.join(clips.views)}], but the policy would be evaluated with "
+            f"demo_data={cfg.demo_data} shows views=[{','.join(clips.views)}], but the policy would be evaluated with "
             f"views=[{','.join(worlds.views)}]. "
             "Choose views that both have, or record the demonstrations with these."
         )
@@ -349,19 +349,20 @@ def _check_fit(cfg: ImitationConfig, clips: Clips, task: str, worlds: Worlds) ->
         (height, width), (high, wide) = clips.size, worlds.size
         mending = f"Use image_size={height}" if height == width else "Import square pictures"
         raise UserError(
-            f"data={cfg.data} holds pictures of {height} x {width} pixels, but the policy would be evaluated on {high} x {wide}. "
+            f"demo_data={cfg.demo_data} holds pictures of {height} x {width} pixels, but the policy would be evaluated on {high} x {wide}. "
             f"{mending}, or record the demonstrations anew."
         )
     state, actions = clips.fields["state"].shape[0], clips.fields["actions"].shape[0]
     if actions != worlds.actions:
         raise UserError(
-            f"data={cfg.data} has actions of {actions} numbers, but task={task} takes {worlds.actions}. Choose demonstrations of this task "
-            "and this robot."
+            f"demo_data={cfg.demo_data} has actions of {actions} numbers, but task={task} takes {worlds.actions}. Choose demonstrations of "
+            "this task and this robot."
         )
     if worlds.state not in (state, state - clips.meta.get("privileged_numbers", 0)):
         raise UserError(
-            f"data={cfg.data} has a state of {state} numbers, but with task={task} privileged={str(cfg.privileged).lower()} it has "
-            f"{worlds.state}. Choose demonstrations of this task and robot; scripts/record_clips.py privileged=true records both states."
+            f"demo_data={cfg.demo_data} has a state of {state} numbers, but with task={task} privileged={str(cfg.privileged).lower()} it "
+            f"has {worlds.state}. Choose demonstrations of this task and robot; scripts/record_clips.py privileged=true records "
+            "both states."
         )
 
 

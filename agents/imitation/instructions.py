@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robo_repr.core.seeding import rng
 from robo_repr.encoders.base import Encoder
 
 WORDS = 64  # numbers of a sentence where the encoder has no text tower
@@ -49,10 +48,7 @@ class Instructions:
 
     def of_worlds(self, env: Any) -> Tensor:
         """(N, size) of the current episodes of a BatchEnv."""
-        sentences = [""] * env.num_envs
-        if self.kind == "language":
-            options = env.task.instructions
-            sentences = [options[rng(env.seed, "instruction", *episode).integers(len(options))] for episode in env.episodes]
+        sentences = env.language if self.kind == "language" else [""] * env.num_envs
         return torch.stack([self.vector(env.task.name, sentence) for sentence in sentences])
 
     def _encoded(self, sentence: str) -> Tensor:

@@ -174,9 +174,7 @@ class Recorder:
     def _details(self, world: int, info: dict[str, Any]) -> dict[str, Any]:
         _, number = self.env.episodes[world]
         flags = {key: bool(info[key][world]) for key in ("success", "success_end", "success_ever", "bad_physics")}
-        instructions = self.env.task.instructions
-        language = instructions[rng(self.env.seed, "instruction", number).integers(len(instructions))]
-        about = {"task": self.env.task.name, "language": language, "terminal": False, "episode_id": number}
+        about = {"task": self.env.task.name, "language": self.env.language[world], "terminal": False, "episode_id": number}
         return {**about, **flags, "return": round(float(info["episode_return"][world]), 6)}
 
 

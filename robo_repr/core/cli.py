@@ -172,7 +172,7 @@ def _sweep(config_class: type, run: Callable[[Any, list[str]], int], overrides: 
     _check_jobs(config_class, _parse(words))
 
     def job(node: Any) -> None:
-        words = [word.replace(f"{folder_of(config_class, 'budget')}=", "budget=", 1) for word in HydraConfig.get().overrides.task]
+        words = _from_hydra(config_class, HydraConfig.get().overrides.task)
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(words)}", flush=True)
         code = run(_to_config(config_class, node, _parse(words)), words)
         if code:
@@ -387,7 +387,9 @@ def _to_config(config_class: Any, node: Any, parsed: list[Any]) -> Any:
     from omegaconf import OmegaConf
 
     with _hydra_errors():
-        values: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # missing: ???
+        found: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)  # missing: ???
+    ours = {theirs: name for name, theirs in _renamed(config_class).items()}
+    values = {str(ours.get(name, name)): value for name, value in found.items()}
     config = config_class(**values, names=_names(config_class, parsed))
     for group in config_class.groups:
         for key, default in load_part(group, config.names[group]).items() if group != "budget" else ():
@@ -410,8 +412,24 @@ def _hydra_errors() -> Iterator[None]:
 
 
 def _for_hydra(config_class: Any, words: Iterable[str]) -> list[str]:
-    """The same words, a budget being named by its command too."""
-    return [word.replace("budget=", f"{folder_of(config_class, 'budget')}=", 1) if word.startswith("budget=") else word for word in words]
+    """The same words as Hydra must read them."""
+    renamed = _renamed(config_class)
+    pairs = (word.partition("=") for word in words)
+    return [f"{renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]
+
+
+def _from_hydra(config_class: Any, words: Iterable[str]) -> list[str]:
+    """What `_for_hydra` was given."""
+    renamed = {theirs: ours for ours, theirs in _renamed(config_class).items()}
+    pairs = (word.partition("=") for word in words)
+    return [f"{renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]
+
+
+def _renamed(config_class: Any) -> dict[str, str]:
+    """Our name -> Hydra's: a budget is named by its command too, and a plain key must not be called like a folder of parts."""
+    folders = {folder.name for folder in CONFIGS.iterdir()}
+    plain = [item.name for item in dataclasses.fields(config_class) if item.name not in config_class.groups]
+    return {"budget": folder_of(config_class, "budget"), **{name: f"{name}_" for name in plain if name in folders}}
 
 
 def _not_usable(what: str, error: Exception) -> UserError:
@@ -428,6 +446,9 @@ def _schema(config_class: Any) -> Any:
     schema = OmegaConf.structured(config_class)
     OmegaConf.set_struct(schema, False)
     del schema["names"]
+    for name, theirs in _renamed(config_class).items():
+        if name in schema:
+            schema[theirs] = schema.pop(name)
     parts = [{group: name} for group, name in config_class.groups.items() if group != "budget"]
     last = [{folder_of(config_class, "budget"): config_class.groups["budget"]}] if "budget" in config_class.groups else []
     return OmegaConf.merge(_hydra_schema([*parts, "_self_", *last]), schema)

@@ -182,7 +182,7 @@ class ImitationConfig(RunConfig):
 
     policy: Any = key({}, "what learns, and by which recipe", first=True)
     demos: int = key(25, "demonstrations of each task", first=True, low=1, high=10**6)
-    data: str | None = key(None, "a clip store with the demonstrations, such as an imported one; null = recorded by the task's expert")
+    demo_data: str | None = key(None, "a clip store with the demonstrations, such as an imported one; null = recorded by the task's expert")
     demo_noise: float = key(0.3, "deviation of noise on the expert's actions, so that it shows how to come back", low=0, high=10)
     demo_seed: int = key(0, "seed of the expert's episodes; runs with other seeds share them", low=0, high=2**32 - 1)
     encoder_mode: str = key("frozen", "which part of the encoder learns: frozen, last:N (blocks), full, or scratch (full, untrained)")

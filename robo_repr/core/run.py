@@ -92,9 +92,10 @@ class RunDir:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # A mistake that shows only when the parts are built (task=reech) leaves no folder behind.
-        untouched = self._created and {file.name for file in self.path.iterdir()} <= OPENED and not self._checkpoints()
-        if untouched and isinstance(error, UserError):
+        # A mistake that shows before anything was learned (task=reech) leaves no folder behind.
+        mistaken = isinstance(error, UserError) and not isinstance(error, Failure)
+        untouched = {file.name for file in self.path.iterdir()} <= OPENED
+        if self._created and not self._checkpoints() and (mistaken or untouched and isinstance(error, UserError)):
             remove(self.path)
         self.close()
         if not self.path.exists() and self.path.parent != Path() and not any(self.path.parent.iterdir()):

@@ -62,8 +62,9 @@ def print_run(run: Path, console: Console) -> None:
     for heading in ("policy", f"success of {episodes} [95 %]", "return"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     scores = summary.get("scores") or {}
-    several = bool(scores) and summary["evaluations"] > 1
-    which = f", {SCORES[summary['score']]} of {summary['evaluations']} evaluations" if several else ""
+    several = bool(scores) and (summary["evaluations"] > 1 or summary["score"] != "last")
+    number = f"{summary['evaluations']} evaluation{'s' * (summary['evaluations'] != 1)}" if several else ""
+    which = f", {SCORES[summary['score']]} of {number}" if several else ""
     table.add_row(f"{policy}{which}", percent(summary["success"], episodes), f"{summary['return']:.2f}", style="bold")
     for score, success in scores.items() if several else ():
         if score != summary["score"]:
@@ -88,7 +89,7 @@ def print_run(run: Path, console: Console) -> None:
         lines.append(f"curve       {run / 'curve.png'}")
     if encoder["weights_sha256"] and learns:
         lines.append(f"encoder     {encoder['trained_by']}")
-    if bad := _bad_physics(summary, find_evaluation(rows, policy, summary["eval_camera"], episodes, summary["env_steps"])):
+    if bad := _bad_physics(summary):
         lines.append(f"bad physics {bad}")
     for line in lines:
         console.out(line, highlight=False)
@@ -123,15 +124,23 @@ def find_evaluation(rows: list[dict], policy: str, camera: str | None, episodes:
     return None
 
 
+def own_evaluations(rows: list[dict], camera: str | None, episodes: int) -> list[dict]:
+    """A run's own evaluations of its policy on these episodes, one for each step, in their order; not those of scripts/evaluate.py."""
+    asked = ("trained", camera, episodes, None)
+    own = [row for row in rows if (row.get("policy"), row.get("camera"), row.get("episodes"), row.get("by")) == asked]
+    by_step = {row["step"]: row for row in own if all(is_number(row.get(name)) for name in ("step", "success", "return"))}
+    return [by_step[step] for step in sorted(by_step)]
+
+
 def is_number(value: object) -> bool:
     """Whether a value that was read from JSON is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _bad_physics(summary: dict, evaluation: dict | None) -> str:
+def _bad_physics(summary: dict) -> str:
     """How many episodes MuJoCo's warnings ended; empty when there were none."""
     warnings = summary.get("warnings") or {}
-    evaluated = (evaluation or {}).get("bad_physics") or 0
+    evaluated = summary.get("bad_physics") or 0
     parts = []
     if total := sum(warnings.values()):
         kinds = ", ".join(f"{kind} {count}" for kind, count in warnings.items() if count)

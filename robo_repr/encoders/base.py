@@ -317,7 +317,8 @@ class Encoder(nn.Module):
     def _chunks(self, pictures: int) -> int:
         """In how many parts of about equal size a CPU encodes so many pictures."""
         height, width = self.spec.size
-        return -(-pictures // max(1, PIXELS_AT_A_TIME // (height * width * self.spec.frames)))
+        chunks = -(-pictures // max(1, PIXELS_AT_A_TIME // (height * width * self.spec.frames)))
+        return chunks if chunks == 1 else min(chunks + chunks % 2, pictures)  # even: else one of two cores waits for the last one
 
     def _canonical_spec(self) -> str:
         # A set's order differs between processes.

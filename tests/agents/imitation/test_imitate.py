@@ -114,7 +114,7 @@ def test_a_run_from_start_to_end(tmp_path, capsys):
 
 
 def test_a_policy_that_is_told_the_state_learns(tmp_path, no_films):
-    assert start(tmp_path / "run", **STATE, demos=20, steps=2500, evaluations=1, eval_episodes=20, log_every=500) == 0
+    assert start(tmp_path / "run", **STATE, demos=20, steps=1500, evaluations=1, eval_episodes=20, log_every=500) == 0
     result = summary(tmp_path / "run")
     losses = [row["loss"] for row in rows(tmp_path / "run")]
     assert result["success"] >= 0.5 and losses[-1] < 0.8 * losses[0]
@@ -134,16 +134,16 @@ def killed_at(folder, whole, step):
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(
-    ("policy", "settings"),
+    ("policy", "settings", "step"),
     [
-        ("bc_r3m", PIXELS),
-        ("bc_mvp", STATE),  # a schedule, and epochs
-        ("diffusion", STATE),  # noise, and a moving average
-        ("bc_r3m", {**CURL, "encoder_mode": "last:1", "finetune_after": 0.5, "augment": "shift"}),
+        ("bc_r3m", PIXELS, 20),
+        ("bc_mvp", STATE, 40),  # a schedule, and epochs
+        ("diffusion", STATE, 40),  # noise, and a moving average
+        ("bc_r3m", {**CURL, "encoder_mode": "last:1", "finetune_after": 0.5, "augment": "shift"}, 40),
+        pytest.param("bc_r3m", {**CURL, "encoder_mode": "last:1", "finetune_after": 0.5}, 20, marks=pytest.mark.slow),
     ],
-    ids=["frozen", "epochs", "diffusion", "fine-tuned"],
+    ids=["frozen", "epochs", "diffusion", "fine-tuned", "before fine-tuning"],
 )
-@pytest.mark.parametrize("step", [20, 40])
 def test_after_a_kill_the_run_ends_as_if_nothing_had_happened(tmp_path, capsys, no_films, policy, settings, step):
     whole = tmp_path / "whole"
     assert start(whole, policy, **settings) == 0
@@ -153,8 +153,18 @@ def test_after_a_kill_the_run_ends_as_if_nothing_had_happened(tmp_path, capsys, 
     assert f"resumed at step {step}" in capsys.readouterr().out
     assert rows(tmp_path / "killed") == rows(whole) and same(states(tmp_path / "killed"), states(whole))
     assert summary(tmp_path / "killed")["scores"] == summary(whole)["scores"]
-    assert start(tmp_path / "other", policy, **settings, seed=1) == 0  # a control
-    assert not same(states(tmp_path / "other"), states(whole))
+    assert not same(states(whole, 40), states(whole))  # a control
+
+
+def test_a_checkpoint_with_one_broken_file_changes_nothing(tmp_path, capsys, no_films):
+    """Not even the encoder, which the broken one had fine-tuned."""
+    whole, settings = tmp_path / "whole", {**CURL, "encoder_mode": "full", "finetune_after": 0.5}
+    assert start(whole, **settings, steps=40, evaluations=1) == 0
+    killed_at(tmp_path / "broken", whole, 40)
+    (tmp_path / "broken" / "checkpoints" / "40" / "run.json").write_text("{")
+    assert start(tmp_path / "broken", **settings, steps=40, evaluations=1) == 0
+    assert "resumed at step 20" in capsys.readouterr().out
+    assert same(states(tmp_path / "broken", 40), states(whole, 40))
 
 
 def test_a_signal_is_served_between_two_updates(tmp_path, monkeypatch, capsys, no_films):
@@ -174,6 +184,51 @@ def test_a_signal_is_served_between_two_updates(tmp_path, monkeypatch, capsys, n
     monkeypatch.chdir(tmp_path)
     assert start(stopped, **STATE) == 0
     assert same(states(stopped), states(whole)) and summary(stopped)["resumed"] == 1
+
+
+def test_a_finished_run_can_be_asked_for_more(tmp_path, capsys, no_films):
+    folder = tmp_path / "run"
+
+    def asked(**more):
+        capsys.readouterr()
+        assert start(folder, **{**STATE, **more}) == 0
+        return [row["step"] for row in evaluations(folder)], summary(folder), "evaluating" in capsys.readouterr().out
+
+    assert asked()[0] == [20, 40, 60]
+    assert asked(steps=40)[::2] == ([20, 40, 60], False)
+    steps, result, evaluated = asked(steps=90)
+    assert steps == [20, 40, 60, 90] and result["evaluations"] == 4 and evaluated
+    assert result["scores"]["last"] == result["success"] == evaluations(folder)[-1]["success"]
+    steps, result, evaluated = asked(steps=90, eval_episodes=6)
+    assert steps == [20, 40, 60, 90, 90] and (result["evaluations"], result["episodes"]) == (1, 6) and evaluated
+    for score in ("max", "mean_last5"):
+        assert asked(steps=90, eval_episodes=6, score=score)[1]["score"] == score
+        assert not asked(steps=90, eval_episodes=6, score=score)[2]
+    # Somebody else's look at the policy is no evaluation of the run.
+    with open(folder / "evaluations.jsonl", "a") as file:
+        file.write(json.dumps({**evaluations(folder)[-1], "by": "scripts/evaluate.py", "success": 1.0}) + "\n")
+    assert asked(steps=90, eval_episodes=6, score="max")[1]["success"] == result["success"]
+
+
+def test_other_demonstrations_are_noticed(tmp_path, monkeypatch, no_films):
+    whole = tmp_path / "whole"
+    assert start(whole, **STATE) == 0
+    killed_at(tmp_path / "killed", whole, 20)
+    monkeypatch.setattr("agents.imitation.demos.VERSION", 2)  # as if the task or the recorder had changed: another store
+    with pytest.raises(UserError, match="not those that this run began with"):
+        start(tmp_path / "killed", **STATE)
+
+
+def test_who_needs_no_demonstrations_does_not_ask_for_them(tmp_path, capsys, no_films):
+    assert start(tmp_path / "first", **PIXELS, steps=1, evaluations=1) == 0
+    (store,) = (tmp_path / "runs" / "demos").glob("reach-*")
+    store.rename(tmp_path / "mine")
+    settings = {**PIXELS, "demo_data": "mine"}
+    assert start(tmp_path / "run", **settings) == 0
+    shutil.rmtree(tmp_path / "mine")
+    assert start(tmp_path / "run", **settings) == 0 and start(tmp_path / "run", **settings, eval_episodes=5) == 0
+    with pytest.raises(UserError, match="mine is not there"):
+        start(tmp_path / "run", **settings, steps=80)
 
 
 def test_the_cache_changes_nothing(tmp_path, capsys, no_films):
@@ -231,6 +286,14 @@ def test_several_tasks_are_told_apart(tmp_path, no_films, instruction):
         load_policy(folder)
 
 
+def test_one_task_with_an_instruction_acts_in_any_number_of_worlds(tmp_path, no_films):
+    assert start(tmp_path / "run", **STATE, instruction="onehot", steps=1, evaluations=1) == 0
+    before = torch.get_rng_state()
+    policy = load_policy(tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's random numbers are his
+    assert policy.act({"images": torch.zeros(3, 0, 3, 16, 16, dtype=torch.uint8), "state": torch.zeros(3, 16)}).shape == (3, 3)
+
+
 def test_demonstrations_are_no_evaluation_episodes(tmp_path, monkeypatch, no_films):
     seen = []
     make = train.make_env
@@ -253,10 +316,11 @@ def test_demonstrations_are_no_evaluation_episodes(tmp_path, monkeypatch, no_fil
         ({**STATE, "augment": "shift"}, "sees none"),
         ({**STATE, "encoder_mode": "full"}, "nothing to train"),
         ({**CURL, "encoder_mode": "last:99"}, "last:1 to last:"),
-        ({**PIXELS, "data": "nowhere"}, "is not there"),
+        ({**PIXELS, "demo_data": "nowhere"}, "is not there"),
         ({**PIXELS, "encoder_mode": "last:0"}, "last:N"),
         ({**PIXELS, "encoder_mode": "scratch", "weights": "r3m.pt"}, "starts untrained"),
         ({**PIXELS, "cell": 3}, "benchmark=quick"),
+        ({**STATE, "horizon": 5}, "succeeded in 0 of"),
     ],
 )
 def test_what_cannot_be_leaves_nothing_behind(tmp_path, settings, words):
