@@ -222,6 +222,7 @@ def _recorded(cfg: ImitationConfig, task: str, on_progress: Callable[[str], obje
         task=task,
         policy="noisy_expert" if cfg.demo_noise else "expert",
         noise=cfg.demo_noise,
+        relabel=cfg.demo_noise > 0,  # what is learned is what the expert means to do, wherever the noise has led it
         # The order of the views does not matter to what each shows, and a policy without eyes uses the store of those that see.
         views=sorted(check_views(cfg.views) or check_views(None)),
         camera=cfg.camera,
@@ -296,7 +297,7 @@ def _count(folder: Path) -> tuple[int, int]:
 
 def _address(recording: RecordConfig, cls: type[ArmTask]) -> str:
     """16 hex digits that change with whatever the recorded episodes are made of, the task's own code and model included."""
-    keys = ("task", "policy", "noise", "views", "camera", "appearance", "quality", "image_size", "privileged", "horizon", "seed")
+    keys = ("task", "policy", "noise", "relabel", "views", "camera", "appearance", "quality", "image_size", "privileged", "horizon", "seed")
     code = [inspect.getsource(inspect.getmodule(part) or part) for part in cls.__mro__ if issubclass(part, ArmTask)]
     made_of = [VERSION, BACKEND, versions()["mujoco"], *(getattr(recording, key) for key in keys), *code, cls.spec().to_xml()]
     return short_hash(json.dumps(made_of))

@@ -124,6 +124,7 @@ def record(
         how = {"policy": policy, **({"noise": cfg.noise} if cfg.policy == "noisy_expert" else {}), **run.about}
         made_by = {"command": command, "versions": versions(), "seed": cfg.seed}
         told = {"privileged_numbers": probe.env.task.hidden_size} if cfg.privileged else {}  # so many stand at the state's end
+        told |= {"relabelled": True} if cfg.relabel else {}
         drawn = {"horizon": horizon, "renderer": f"mujoco {BACKEND}"}
         meta = {"task": run.task, **how, **about, **told, **drawn, **truth.names, "made_by": made_by}
         episode = (horizon + 1) * len(views) * size**2 * (3 + 2 * len({"depth", "segmentation"} & set(truth.keys)))  # bytes

@@ -9,7 +9,7 @@ import torch
 
 from agents.base import ExpertPolicy, Policy, RandomPolicy
 from envs import BatchEnv, make_env
-from envs.checks import check_views
+from envs.checks import check_expert, check_views
 from envs.truth import GroundTruth
 from robo_repr.core.config import RecordConfig
 from robo_repr.core.errors import UserError, unknown
@@ -109,6 +109,9 @@ class Recorder:
         self._left = -(-len(ids) // worlds)
         try:
             self._policy = _policy(plan.cfg, run, env)
+            self._relabels = plan.cfg.relabel
+            if self._relabels:
+                check_expert(env.task)
             self.truth = GroundTruth(env, _names(plan.cfg.ground_truth), plan.views, plan.size)
         except BaseException:
             env.close()
@@ -146,8 +149,9 @@ class Recorder:
                 return None
             running = lengths == 0
             actions = np.asarray(self._policy.act(self._cut(obs)), dtype=np.float32)
+            kept = env.expert_actions() if self._relabels else actions
             obs, reward, terminated, truncated, info = env.step(actions)
-            frames["actions"][running, step], frames["reward"][running, step] = actions[running], reward.cpu().numpy()[running]
+            frames["actions"][running, step], frames["reward"][running, step] = kept[running], reward.cpu().numpy()[running]
             _put(frames, step + 1, self._frame(obs))
             for world in np.flatnonzero((terminated | truncated).cpu().numpy() & running):
                 lengths[world], details[world] = step + 2, self._details(int(world), info)

@@ -250,6 +250,7 @@ class RecordConfig:
     ground_truth: Any = key([], "what only the simulator knows: depth, segmentation, poses, keypoints")
     privileged: bool = key(False, "adds what only the simulator knows (where the objects are) to the state that is recorded")
     noise: float = key(0.3, "of policy=noisy_expert: standard deviation of what is added to its actions", low=0, high=10)
+    relabel: bool = key(False, "keeps as actions what the expert would have done, whoever acts (DAgger; with noise, DART)")
     horizon: int | None = key(None, "steps per episode; null = the task's own", low=1)
     seed: int = key(0, "root of all random numbers", low=0, high=2**32 - 1)
     num_envs: int = key(16, "most worlds that are stepped together", low=1)

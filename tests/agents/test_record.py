@@ -60,6 +60,19 @@ def test_what_is_recorded_is_what_the_worlds_did(tmp_path):
     assert clips.meta["segment_names"][int(clip["segmentation"].max())]
 
 
+def test_relabelled_actions_are_what_the_expert_would_have_done(tmp_path):
+    for name, settings in {"noisy": {}, "relabelled": {"relabel": True}, "random": {"policy": "random", "relabel": True}}.items():
+        made(tmp_path / name, **{"policy": "noisy_expert", **settings})
+    noisy, relabelled, random = (ClipStore(tmp_path / name) for name in ("noisy", "relabelled", "random"))
+    assert relabelled.meta["relabelled"] and "relabelled" not in noisy.meta
+    for one, other in zip(noisy, relabelled, strict=True):
+        assert np.array_equal(one["images"], other["images"]) and np.array_equal(one["state"], other["state"])  # the same was done
+        difference = (one["actions"] - other["actions"])[:-1]
+        assert 0.1 < difference.std() < 0.4 and abs(difference.mean()) < 0.1
+    # Far from the ball the expert goes as fast as it can, whoever acts.
+    assert np.abs(random[0]["actions"][:-1]).max(axis=1).mean() > 0.9
+
+
 @pytest.mark.parametrize("policy", ["noisy_expert", "random"])
 def test_a_recording_goes_on_as_if_it_had_not_been_stopped(tmp_path, policy):
     made(tmp_path / "whole", policy=policy)
