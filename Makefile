@@ -10,10 +10,10 @@ run: setup
 	$(PYTHON) run_rl.py encoder=mvp task=reach $(ARGS)
 
 test: setup
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 test-all: setup
-	$(PYTHON) -m pytest -m "slow or not slow"
+	$(PYTHON) -m pytest -n 2 -m "slow or not slow"
 
 check: setup
 	.venv/bin/ruff check .

@@ -42,7 +42,7 @@ class ShortFailures:
     """What `evaluate` uses of a BatchEnv: some episodes succeed after 20 steps, the others fail after 2."""
 
     def __init__(self, num_envs, episodes):
-        self.num_envs, self.count, self.seed = num_envs, episodes, 0
+        self.num_envs, self.count, self.seed, self.seconds = num_envs, episodes, 0, {}
 
     @property
     def episodes(self):

@@ -118,7 +118,8 @@ def test_a_run_from_start_to_end(tmp_path, capsys):
     kept = (folder / "summary.json").read_bytes()
     assert module.main([f"run={folder}"]) == 0 and module.main([f"run={folder}", "episodes=5", "camera=L3"]) == 0
     repeated, other = read_metrics(folder / "evaluations.jsonl")[-2:]
-    assert repeated == read_metrics(folder / "evaluations.jsonl")[2] and (other["camera"], other["episodes"]) == ("L3", 5)
+    assert repeated.pop("by") == "scripts/evaluate.py" and repeated == read_metrics(folder / "evaluations.jsonl")[2]
+    assert (other["camera"], other["episodes"]) == ("L3", 5)
     assert (folder / "summary.json").read_bytes() == kept and "success" in capsys.readouterr().out
     for mistake in (["run=nowhere"], [], ["run=x", "episodes=0"], ["runs=x"], [f"run={folder}", "camera=L9"]):
         assert module.main(mistake) == 2 and capsys.readouterr().err.strip()
