@@ -222,7 +222,7 @@ def _recorded(cfg: ImitationConfig, task: str, on_progress: Callable[[str], obje
         task=task,
         policy="noisy_expert" if cfg.demo_noise else "expert",
         noise=cfg.demo_noise,
-        relabel=cfg.demo_noise > 0,  # what is learned is what the expert means to do, wherever the noise has led it
+        relabel=cfg.demo_noise > 0 and cfg.policy.get("labels") != "done",
         # The order of the views does not matter to what each shows, and a policy without eyes uses the store of those that see.
         views=sorted(check_views(cfg.views) or check_views(None)),
         camera=cfg.camera,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from saved_states import same
 
 from agents import evaluate as evaluation
 from agents import load_policy, policy_run, train
@@ -50,17 +51,6 @@ def rows(folder, but=()):
         {key: value for key, value in row.items() if key != "wall_s" and not key.startswith(("time/", *but))}
         for row in read_metrics(folder / "metrics.jsonl")
     ]
-
-
-def same(a, b):
-    """Whether two saved states are equal to the last bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, torch.Tensor | np.ndarray):
-        return np.array_equal(np.asarray(a), np.asarray(b))
-    return a == b
 
 
 def states(folder, step):

@@ -13,6 +13,7 @@ from robo_repr.core.errors import UserError, check_range, unknown
 SAMPLINGS = ("replacement", "epochs")
 SCHEDULES = ("constant", "cosine")
 OPTIMISERS = ("adam", "adamw")
+LABELS = ("meant", "done")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ImitationPolicy(nn.Module):
         schedule: of the learning rate after the warm-up: ``constant``, or ``cosine`` to 0.
         warmup: share of the training in which the learning rate rises linearly from 0.
         gradient_clip: largest norm of the gradient; null = as it is.
+        labels: which actions it learns of experts that noise leads astray: ``meant``, what the expert would do there; or ``done``, for who
+            plans several actions ahead, because these follow from each other. `find_demos` reads it.
 
     Attributes:
         observed: frames that a sample shows, relative to its own, such as (-1, 0); beyond an episode's ends the nearest frame is repeated.
@@ -70,12 +73,14 @@ class ImitationPolicy(nn.Module):
         schedule: str,
         warmup: float,
         gradient_clip: float | None,
+        labels: str,
     ):
         super().__init__()
         for key, value, options in (
             ("optimiser", optimiser, OPTIMISERS),
             ("sampling", sampling, SAMPLINGS),
             ("schedule", schedule, SCHEDULES),
+            ("labels", labels, LABELS),
         ):
             if value not in options:
                 raise unknown(f"policy.{key}", str(value), options)

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from saved_states import same
 
 from agents import load_policy
 from agents.evaluate import evaluate_agent
@@ -60,17 +61,6 @@ def evaluations(folder, policy="trained"):
 
 def summary(folder):
     return json.loads((folder / "summary.json").read_text())
-
-
-def same(a, b):
-    """Whether two saved states are equal to the last bit."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, torch.Tensor | np.ndarray):
-        return np.array_equal(np.asarray(a), np.asarray(b))
-    return a == b
 
 
 def states(folder, step=60):
