@@ -9,7 +9,7 @@ Such a file says:
     controls      name -> words that replace those of an axis, such as "identity: encoder=identity privileged=true"
 
 What the user writes wins: a key that is an axis replaces its values (one, or a list), a list for a key that takes one value is one more
-axis, anything else replaces a setting. Nothing here knows what a cell does.
+axis, anything else replaces a setting; but a control is what it says. Nothing here knows what a cell does.
 """
 
 import dataclasses
@@ -31,24 +31,27 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
+from rich.text import Text
 
-from agents.cell_process import CellProcess, end_with_parent, find
+from agents.cell_process import CellProcess, end_with_parent, find, in_words
 from agents.progress import PatientConsole
 from robo_repr.core.cli import compose, takes_one_value, words_and_values
 from robo_repr.core.config import CONFIGS, flat, folder_of, folder_text, load_part, short_name
 from robo_repr.core.errors import Failure, UserError, check_range, unknown
 from robo_repr.core.files import home_expanded, write_whole
 from robo_repr.core.lock import drop_lock, take_lock
+from robo_repr.core.metrics import read_metrics
 from robo_repr.core.run import MAY_CHANGE, RunDir
 from robo_repr.core.signals import Signals
 from robo_repr.core.stats import mean_over_seeds, wilson
-from robo_repr.core.summary import rate
+from robo_repr.core.summary import SCORES, belongs_to_encoder, rate
 
 PARTS = {"title": str, "note": str, "axes": dict, "settings": dict, "controls": dict}
 OF_THE_GRID = ("benchmark", "cell", "tag", "run_dir", "fresh")  # keys that say which cells and where, not what a cell does
 NO_MATTER = ("logger", "device", "fresh", "run_dir", "names.budget")  # a finished cell may have had others
 SEEDS_NEEDED = 3  # below, the spread between seeds is not known well enough
-FROM_SUMMARY = ("success", "success_ci95", "scores", "episodes", "wall_s")
+FROM_SUMMARY = ("success", "success_ci95", "score", "scores", "episodes", "wall_s")
+NO_TABLE = {"lock", "stop", "results.jsonl.tmp"}  # what a table that was stopped before its first row may leave
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,18 @@ class Cell:
         """Beside the run's folder, which belongs to the run."""
         return self.path.with_name(f"{self.path.name}.log")
 
-    def note(self, error: str | None = None) -> None:
-        """Writes with which settings the cell was begun, and what went wrong. The run completes its own copy of the settings.
+    def note(self, *, done: bool = False, error: str | None = None) -> None:
+        """Writes with which settings the cell was begun, and what came of it. The run completes its own copy of the settings.
 
         Raises:
             OSError: the system refuses.
         """
         self._notes.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._notes, json.dumps({"settings": self._settings(), "error": error}, indent=2) + "\n")
+        write_whole(self._notes, json.dumps({"settings": self._settings(), "done": done, "error": error}, indent=2) + "\n")
 
     def error(self) -> str | None:
-        """What went wrong, if it was begun with these settings and failed."""
-        notes = self._read_notes()
-        return None if self.changed() else notes.get("error")
+        """What went wrong, if it failed."""
+        return self._read_notes().get("error")
 
     def changed(self) -> dict[str, tuple[Any, Any]]:
         """Key -> (before, now) of the settings that matter and differ from those that it was begun with."""
@@ -97,11 +99,12 @@ class Cell:
 
     def finished(self) -> bool:
         """Whether its run ended as planned, with the settings that are asked for now."""
-        return bool(self._read_notes()) and not self.changed() and RunDir(self.path).finished
+        # The summary alone may be of fewer steps: from a start before this one, which was killed at once.
+        return self._read_notes().get("done") is True and not self.changed() and RunDir(self.path).finished
 
     @property
     def _notes(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.json")
+        return _notes_of(self.path)
 
     def _read_notes(self) -> dict[str, Any]:
         try:
@@ -132,7 +135,7 @@ class Benchmark:
 
     def __init__(self, config_class: Any, overrides: list[str], run: str, report: Callable[[Path], None]):
         self.config_class, self.run_cell, self.report = config_class, run, report
-        given = words_and_values(overrides)
+        given = words_and_values(overrides, OF_THE_GRID)
         self.name = _text(given["benchmark"][1])
         self.spec = _read(self.name)
         own, _ = compose(config_class, [given[key][0] for key in ("tag", "run_dir", "fresh") if key in given])
@@ -170,7 +173,7 @@ class Benchmark:
             else:
                 users.append(word)
             settings.pop(key, None)
-        self.keys = [*axes, *settings, *(word.partition("=")[0] for word in users)]
+        self.keys = [*axes, *settings, *(_key(word) for word in users)]
         fixed = [f"{key}={_text(value)}" for key, value in settings.items()]
         cells: list[Cell] = []
         known: dict[Path, list[str]] = {}
@@ -187,23 +190,26 @@ class Benchmark:
         arms = {key: [("encoder", words) for words in values] for key, values in axes.items()}
         for name, text in self.spec["controls"].items():
             words = shlex.split(text)
-            axis = words[0].partition("=")[0]
+            axis = _key(words[0])
             arms[axis] = [*((arm, value) for arm, value in arms[axis] if value != words), (name, words)]
         for chosen in itertools.product(*arms.values()):
             arm = next((arm for arm, _ in chosen if arm != "encoder"), "encoder")
             yield arm, dict(zip(arms, (words for _, words in chosen), strict=True))
 
     def _make_cell(self, number: int, arm: str, chosen: dict[str, list[str]], fixed: list[str], users: list[str]) -> Cell:
+        if arm != "encoder" and _key(self.spec["controls"][arm]) == "encoder":
+            chosen = {axis: words for axis, words in chosen.items() if not belongs_to_encoder(axis)}
+            users = [word for word in users if not belongs_to_encoder(_key(word))]
         of_axes = [word for words in chosen.values() for word in words]
-        # The later word counts. A control is what it says, whatever the user wants of all cells.
-        words = [*fixed, *of_axes, *users] if arm == "encoder" else [*fixed, *users, *of_axes]
+        self._refuse_double(of_axes if arm != "encoder" else [*of_axes, *users])
+        words = [*fixed, *users, *of_axes]  # the later word counts
         try:
             config, words = self._compose(words)
         except UserError as error:
             raise UserError(f"benchmark={self.name} has no cell '{' '.join(words)}': {error}") from error
         parts = {}
         for axis, axis_words in chosen.items():
-            value = arm if arm in self.spec["controls"] and axis == _axis_of(self.spec["controls"][arm]) else _label(axis, axis_words)
+            value = arm if arm != "encoder" and axis == _key(self.spec["controls"][arm]) else _label(axis, axis_words)
             parts[axis] = value if axis in (*self.config_class.groups, "task") else f"{axis}={value}"
         parts.pop("seed", None)
         ordered = sorted(parts, key=lambda axis: (axis != "task", axis not in self.config_class.groups))
@@ -211,6 +217,16 @@ class Benchmark:
         method = " ".join(parts[axis] for axis in ordered if axis != "task") or "all"
         path = self.folder / name / f"s{config.seed}"
         return Cell(number, name, method, arm, path, dataclasses.replace(config, run_dir=str(path)), words)
+
+    def _refuse_double(self, words: list[str]) -> None:
+        """Two words for one key: whichever counted, the cell's name or the user's wish would be wrong."""
+        by_key: dict[str, str] = {}
+        for word in words:
+            if (other := by_key.setdefault(_key(word), word)) is not word:
+                raise UserError(
+                    f"A cell of benchmark={self.name} would have both {other} and {word} ('{' '.join(words)}'). Say {_key(word)} once: "
+                    "for all cells, or in the values of an axis."
+                )
 
     def _compose(self, words: list[str]) -> tuple[Any, list[str]]:
         """As `compose`, which takes a tenth of a second: once for cells that differ in the seed alone, and for each seed."""
@@ -234,7 +250,7 @@ class Benchmark:
         """Runs all cells that are not finished, or the one that was asked for; returns the exit code."""
         if self.asked is not None:
             return self._run_here(self.cells[self.asked])
-        with self._writing(), self._stopped_by_signals() as signals, _Progress(self._console(), self) as progress:
+        with self._writing(self.cells), self._stopped_by_signals() as signals, _Progress(self._console(), self) as progress:
             process = None
             try:
                 for cell in self.todo():
@@ -258,7 +274,7 @@ class Benchmark:
         """As `run`, but ``launch(job, numbers)`` says where cells run: here, or several at a time in other processes."""
         if self.asked is not None:
             raise UserError(f"cell={self.asked} is one cell. Leave out -m, or leave out cell= to run all.")
-        with self._writing(), self._stopped_by_signals() as signals:
+        with self._writing(self.cells), self._stopped_by_signals() as signals:
             todo = self.todo()
             print(f"{len(self.cells)} cells, {len(self.cells) - len(todo)} finished before; writing to {self.folder}", flush=True)
             code = launch(self._job, [cell.number for cell in todo]) if todo else 0
@@ -290,28 +306,33 @@ class Benchmark:
         """Runs a cell and notes what came of it; returns what went wrong."""
         with _explained(self.folder):
             cell.note()
+            self.write_results()
             error = process.do(cell.config, cell.words, cell.log, self._stops)
-            if not error and not cell.finished():
+            if not error and not RunDir(cell.path).finished:
                 error = f"It returned without having finished; what it printed is in {cell.log}."
-            if error and not self._stops():
-                cell.note(error)
+            if not error or not self._stops():
+                cell.note(done=not error, error=error)
             self.write_results()
         return error
 
     def _run_here(self, cell: Cell) -> int:
         """Runs a cell in this process, where its words can be seen."""
-        with _explained(self.folder):
-            if not self.fresh:
-                _refuse_other_settings([cell])
-            cell.note()
-        try:
-            return find(self.run_cell)(dataclasses.replace(cell.config, fresh=self.fresh), cell.words)
-        except UserError as error:
-            with suppress(OSError):
-                cell.note(" ".join(str(error).split()))
-            raise
-        finally:
-            self.write_results()
+        with self._writing([cell]):
+            with _explained(self.folder):
+                cell.note()
+                self.write_results()
+            try:
+                code = find(self.run_cell)(dataclasses.replace(cell.config, fresh=self.fresh), cell.words)
+            except BaseException as error:
+                with suppress(OSError):  # which would hide what went wrong
+                    if isinstance(error, Exception):
+                        cell.note(error=in_words(error))
+                    self.write_results()
+                raise
+            with _explained(self.folder):
+                cell.note(done=not code)
+                self.write_results()
+        return code
 
     def _outcome(self, cell: Cell, error: str | None) -> str:
         if not error:
@@ -333,27 +354,37 @@ class Benchmark:
             console.out(f"failed: {row['cell']}. {row['error']}\n  again: {row['rerun']}", highlight=False)
         console.out(f"results     {self.folder / 'results.jsonl'}", highlight=False)
         if finished:
-            self.report(self.folder)
+            with _explained(self.folder):
+                self.report(self.folder)
         return 1 if failed else 0
 
     # ---- where they are ------------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Holds the folder; refuses cells that were run with other settings, before any is run."""
+    def _writing(self, cells: list[Cell]) -> Iterator[None]:
+        """Holds the folder; refuses cells that were run with other settings, before any is run. A single cell's run is its own to move."""
         lock = None
         otherwise = "choose another folder with tag=NAME or run_dir=FOLDER"
         try:
             with _explained(self.folder, UserError):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock = take_lock(self.folder, otherwise)
-                if self.fresh and any(file.name != "lock" for file in self.folder.iterdir()):
+                is_table = (self.folder / "results.jsonl").exists()
+                if not is_table and any(file.name not in NO_TABLE for file in self.folder.iterdir()):
+                    raise UserError(
+                        f"{self.folder} holds files but no table (no results.jsonl), so nothing was written or moved. Choose a new or "
+                        "empty folder as run_dir."
+                    )
+                if self.fresh and is_table and self.asked is None:
+                    if Path.cwd().is_relative_to(self.folder.resolve()):
+                        raise UserError(f"{self.folder.resolve()} cannot be moved aside from within. Start the command in another folder.")
                     drop_lock(self.folder, lock)
                     lock = None
                     self._move_aside()
                     lock = take_lock(self.folder, otherwise)
                 self._stop_file.unlink(missing_ok=True)
-                _refuse_other_settings(self.cells)
+                if not self.fresh:
+                    _refuse_other_settings(cells)
                 self.write_results()
             yield
         finally:
@@ -390,9 +421,11 @@ class Benchmark:
     # ---- what came of them ---------------------------------------------------------------------------------------------------------
 
     def rows(self) -> list[dict]:
-        """What stands on disk of each cell that was begun, in the grid's order."""
+        """What stands on disk of each cell that was begun with the settings that are asked for now, in the grid's order."""
         rows = []
         for cell in self.cells:
+            if cell.changed():
+                continue
             row = {"cell": str(cell), "number": cell.number, "name": cell.name, "method": cell.method, "arm": cell.arm}
             row |= self._settings(cell.config)
             row |= {**dict.fromkeys(FROM_SUMMARY), "run": str(cell.path.relative_to(self.folder)), "error": None}
@@ -424,32 +457,45 @@ class Benchmark:
         try:
             with suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            write_whole(self.folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows()))
+            rows = self.rows()
+            rows += self._other_rows({row["cell"] for row in rows})
+            write_whole(self.folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         finally:
             os.close(descriptor)
+
+    def _other_rows(self, cells: set[str]) -> list[dict]:
+        """What results.jsonl says of other cells in the folder: not asked for this time, or finished with other settings."""
+        path = self.folder / "results.jsonl"
+        others = [row for row in read_metrics(path) if row.get("cell") not in cells] if path.exists() else []
+        return [row for row in others if isinstance(row.get("run"), str) and _is_there(self.folder / row["run"], row.get("status"))]
 
     def _print_tables(self, rows: list[dict], console: Console) -> None:
         """A table per task: methods and their success over seeds."""
         console.out(f"\n{self.spec['title']}", highlight=False)
         if self.spec["note"]:
             console.out(" ".join(self.spec["note"].split()), highlight=False)
+        if users := [word for word in self.words if _key(word) not in OF_THE_GRID]:
+            console.out(f"with: {shlex.join(users)}", highlight=False)
+        scores = {SCORES.get(row["score"]) for row in rows if row["status"] == "finished"}
+        score = scores.pop() if len(scores) == 1 else None
+        heading = "success [95 %]" + (f", evaluation: {score}" if score else "")
         tasks = {_text(row["task"]): None for row in rows} if rows and "task" in rows[0] else {"": None}
         few = False
         for task in tasks:
-            table = Table(title=task)
-            for heading in ("method", "success [95 %]", "seeds", "episodes"):
-                table.add_column(heading, justify="left" if heading == "method" else "right")
+            table = Table(title=Text(task))  # not a string, in which [words] are marks
+            for name in ("method", heading, "seeds", "episodes"):
+                table.add_column(Text(name), justify="left" if name == "method" else "right")
             of_task = [row for row in rows if not task or _text(row["task"]) == task]
             for method in {row["method"]: None for row in of_task}:
                 group = [row for row in of_task if row["method"] == method]
                 done = [row for row in group if row["status"] == "finished" and row["success"] is not None]
-                label = method if group[0]["arm"] == "encoder" else f"{method} (control)"
+                label = Text(method if group[0]["arm"] == "encoder" else f"{method} (control)")
                 if not done:
                     table.add_row(label, group[0]["status"], "0", "0")
                     continue
                 few |= len(done) < SEEDS_NEEDED
                 missing = f" of {len(group)}" if len(done) < len(group) else ""
-                table.add_row(label, _over_seeds(done), f"{len(done)}{missing}", str(sum(row["episodes"] for row in done)))
+                table.add_row(label, Text(_over_seeds(done)), f"{len(done)}{missing}", str(sum(row["episodes"] for row in done)))
             console.print(table)
         if few:
             console.out(
@@ -469,7 +515,8 @@ class _StoppingSignals(Signals):
 
     def _catch(self, number: int, frame: Any) -> None:
         super()._catch(number, frame)
-        self._stop.touch()
+        with _explained(self._stop.parent):
+            self._stop.touch()
 
 
 class _Progress:
@@ -485,7 +532,7 @@ class _Progress:
             columns = (
                 TextColumn("{task.completed:.0f}/{task.total:.0f} cells"),
                 BarColumn(bar_width=12),
-                TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
+                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             )
             self._bar = Progress(*columns, console=console, expand=True)
             self._task = self._bar.add_task("", total=self._total, completed=self._done)
@@ -522,8 +569,12 @@ class _Progress:
 
 def _refuse_other_settings(cells: list[Cell]) -> None:
     for cell in cells:
-        changed = {key: values for key, values in cell.changed().items() if key not in MAY_CHANGE}
-        if changed:
+        changed = {
+            key: values
+            for key, values in cell.changed().items()
+            if key not in MAY_CHANGE or key == "steps" and values[1] < (values[0] or 0)
+        }
+        if changed and cell.path.exists():  # a mistake that left no run may be mended
             listed = "; ".join(f"{key}: {before} before, {now} now" for key, (before, now) in changed.items())
             raise UserError(
                 f"{cell.path} was begun with other settings ({listed}). Use the same ones to go on, tag=NAME for a table beside this "
@@ -568,13 +619,22 @@ def _read(name: str) -> dict[str, Any]:
         if not isinstance(values, list) or not values:
             raise broken(f"its axis {axis} is {values!r} and not a list of values")
     for control, words in spec["controls"].items():
-        if not isinstance(words, str) or _axis_of(words) not in spec["axes"]:
+        if not isinstance(words, str) or _key(words) not in spec["axes"]:
             raise broken(f"its control {control} begins with no key=value of an axis, but is {words!r}")
     return spec
 
 
-def _axis_of(control: str) -> str:
-    return control.partition("=")[0]
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _notes_of(run: Path) -> Path:
+    """Beside a cell's run."""
+    return run.with_name(f"{run.name}.json")
+
+
+def _is_there(run: Path, status: object) -> bool:
+    return run.exists() or status == "failed" and _notes_of(run).exists()
 
 
 def _words(axis: str, value: Any) -> list[str]:

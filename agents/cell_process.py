@@ -111,13 +111,18 @@ def _result(run: str, config: Any, words: list[str]) -> str | None:
     """What went wrong; its traceback is printed."""
     try:
         code = find(run)(config, words)
-    except UserError as error:
-        text = " ".join(str(error).split())
-        print(text, file=sys.stderr)
-        return text
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except Exception as error:
-        traceback.print_exc()
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        text = in_words(error)
+        if isinstance(error, UserError):
+            print(text, file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return text
     return f"It ended with exit code {code}." if code else None
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, in one paragraph."""
+    return " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())

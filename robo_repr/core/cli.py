@@ -121,8 +121,11 @@ def compose(config_class: type, overrides: list[str]) -> tuple[Any, list[str]]:
     return _to_config(config_class, node, parsed), words
 
 
-def words_and_values(overrides: list[str]) -> dict[str, tuple[str, Any]]:
+def words_and_values(overrides: list[str], alone: Iterable[str] = ()) -> dict[str, tuple[str, Any]]:
     """For each key the word that counts, the last one, and its value in Python's own types.
+
+    Args:
+        alone: keys that no list helps, for the message.
 
     Raises:
         UserError: a word cannot be read, or gives several values without brackets.
@@ -131,7 +134,8 @@ def words_and_values(overrides: list[str]) -> dict[str, tuple[str, Any]]:
     for override in _parse(overrides):
         name = override.key_or_group
         if override.is_sweep_override():
-            raise UserError(f"{override.input_line} gives several values. Write them as a list: '{name}=[...]'.")
+            instead = "Start one command for each, one after the other." if name in alone else f"Write them as a list: '{name}=[...]'."
+            raise UserError(f"{override.input_line} gives several values. {instead}")
         found[name] = override.input_line, override.value()
     return found
 

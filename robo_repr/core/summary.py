@@ -153,11 +153,14 @@ def _bad_physics(summary: dict) -> str:
 def command_line(overrides: list[str], changes: dict[str, str], multirun: bool = False, program: str = "run_rl.py") -> str:
     """The command line of this run with some keys changed."""
     gone = {*changes, "run_dir", "fresh", *(() if "seed" in changes else ("tag",))}
-    if "encoder" in changes:
-        gone |= {"variant", "weights", "frame_stack"}  # they belong to the encoder that is replaced
-    kept = [o for o in overrides if (key := o.split("=")[0]) not in gone and not ("encoder" in changes and key.startswith("encoder."))]
+    kept = [o for o in overrides if (key := o.split("=")[0]) not in gone and not ("encoder" in changes and belongs_to_encoder(key))]
     words = [shlex.quote(word) for word in [*kept, *(f"{key}={value}" for key, value in changes.items())]]
     return " ".join([f"python {program}", *(["-m"] if multirun else []), *words])
+
+
+def belongs_to_encoder(key: str) -> bool:
+    """Whether a setting is meant for one encoder, and goes with it where another takes its place."""
+    return key in ("variant", "weights", "frame_stack") or key.startswith("encoder.")
 
 
 def rate(success: float, interval: tuple[float, float]) -> str:

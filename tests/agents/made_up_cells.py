@@ -28,6 +28,7 @@ class MadeUpConfig:
     encoders: Any = key(None, "of a table")
     task: Any = key("fine", "what happens")
     views: Any = key(None, "a list is one value")
+    weights: str | None = key(None, "of an encoder")
     privileged: bool = key(False, "told")
     level: int = key(1, "takes one value")
     steps: int = key(1, "of two hundredths of a second", low=1)
@@ -73,6 +74,6 @@ def run_made_up(cfg: MadeUpConfig, overrides: list[str]) -> int:
                 run.write_json("summary.json", {"status": "interrupted"})
                 return 128 + signals.caught
         success = 1.0 if cfg.privileged else 0.5
-        summary = {"success": success, "success_ci95": [0.2, 1.0], "episodes": 20, "wall_s": 1.0, "began": began}
+        summary = {"success": success, "success_ci95": [0.2, 1.0], "score": "max", "episodes": 20, "wall_s": 1.0, "began": began}
         run.write_json("summary.json", {"status": "finished", **summary})
     return 0
