@@ -8,6 +8,7 @@ Runs whose settings differ in the seed alone are one group. A difference between
 both sides, and never between runs with other tasks, evaluation cameras, appearances, horizons, scores or numbers of episodes.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from rich.text import Text
 from robo_repr.core.errors import UserError
 from robo_repr.core.report import (
     ALL_PAIRS,
-    OTHER_CONTEST,
     PAIRED_FROM,
     SEEDS_NEEDED,
     Comparison,
@@ -31,6 +31,7 @@ from robo_repr.core.report import (
     more_seeds,
     references,
     success_interval,
+    unequal_contests,
 )
 from robo_repr.core.report.page import read_report, write_report
 from robo_repr.core.stats import mean_over_seeds
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     try:
         paths, out = parse(arguments)
         report = read_report(paths)
@@ -116,13 +119,12 @@ def show(groups: list[Group], comparisons: list[Comparison], left_out: list[tupl
             say(str(comparison), "bold")
         elif comparison.estimate:
             say(str(comparison))
-    # Pairs that are not compared all say the same of a group or of two tables; report.json names each of them.
+    # Pairs of groups with few seeds all say the same; report.json names each of them.
     for group in groups:
         if (command := more_seeds(group)) and sum(other.contest == group.contest for other in groups) > 1:
             have = "1 seed, which says" if len(group.runs) == 1 else f"{len(group.runs)} seeds, which say"
             say(f"not compared: {group.label} has {have} nothing about the method; {SEEDS_NEEDED} are needed. Run more: {command}")
-    unequal = {comparison.reason: None for comparison in comparisons if comparison.reason.startswith(OTHER_CONTEST)}
-    for reason in unequal:
+    if reason := unequal_contests(groups):
         say(f"not compared: groups of different tables, {reason}")
     if tested := [comparison for comparison in comparisons if comparison.estimate]:
         say(footnote(tested, groups), "dim")
@@ -138,7 +140,10 @@ def footnote(tested: list[Comparison], groups: list[Group]) -> str:
     pairing = "paired by seed and episode" if how == {True} else "not paired" if how == {False} else "paired where the seeds are the same"
     text = f"Differences: {pairing} (pairing needs the same {PAIRED_FROM} seeds or more)"
     if min(comparison.level for comparison in tested) < 0.05:
-        text += "; Holm's correction for all pairs: chance alone calls any of them in at most 5 %, so intervals are wider than 95 %"
+        text += (
+            "; Holm's correction for all pairs of one task and evaluation: chance alone calls any of them in at most 5 %, so intervals are "
+            "wider than 95 %"
+        )
     if max(sum(other.contest == group.contest for other in groups) for group in groups) > ALL_PAIRS:
         text += f"; of more than {ALL_PAIRS} groups only pairs with the best are shown"
     return f"{text}."
@@ -146,7 +151,7 @@ def footnote(tested: list[Comparison], groups: list[Group]) -> str:
 
 def table(groups: list[Group], title: str) -> Table:
     """The groups of one contest, the best first, and below them the reference policies on the same episodes."""
-    result = Table(title=title, title_justify="left")
+    result = Table(title=Text(title), title_justify="left")
     result.add_column("group", overflow="fold")
     result.add_column("seeds")
     for heading in (f"success of {groups[0].episodes} [95 %]", "interval", "return [95 %]", steps_name(groups), "90 % at", "time"):

@@ -88,7 +88,7 @@ IMITATION = {
     "appearance": "plain",
     "horizon": None,
     "demos": 25,
-    "data": None,
+    "demo_data": None,
     "steps": 1000,
     "evaluations": 5,
     "eval_episodes": EPISODES,

@@ -2,10 +2,12 @@
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -155,6 +157,15 @@ def test_the_page_says_what_the_benchmark_showed(benchmark):
     assert {fact["arm"] for fact in facts["methods"]} == {"pretrained", "random", "state"} and len(facts["methods"]) == 6
     [verdict] = [each for each in facts["verdicts"] if each["method"] == "mvp, 25 demos"]
     assert verdict["control"] == "random, 25 demos" and verdict["outcome"] == "better" and verdict["difference"] == pytest.approx(0.36)
+
+
+def test_links_lead_to_the_runs_whatever_their_names(tmp_path):
+    folder = tmp_path / "a#1 50%25?<b>:é"
+    make_run(folder, 0)
+    os.rename(folder, os.fsencode(folder) + b"\xff")
+    text = write_report(read_report([tmp_path]), tmp_path).read_text(encoding="utf-8")
+    [link] = re.findall(r'<td[^>]*><a href="([^"#]*)"', text)
+    assert link.startswith("./") and os.path.isdir(os.fsencode(tmp_path) + b"/" + unquote_to_bytes(link))
 
 
 def test_films_are_few_and_small(tmp_path):

@@ -11,6 +11,7 @@ import yaml
 from robo_repr.core.errors import Failure
 from robo_repr.core.files import write_whole
 from robo_repr.core.metrics import read_metrics
+from robo_repr.core.report.figures import plain
 from robo_repr.core.report.runs import Group, contest_name, counted, mean_of, over_seeds, references, series, success_of
 from robo_repr.core.stats import wilson
 from robo_repr.core.summary import REFERENCES, find_evaluation, is_number, read_evaluations
@@ -101,7 +102,7 @@ def _panels(titles: Sequence[str]):
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
-        left.set_title(title, fontsize=10, loc="left")
+        left.set_title(plain(title), fontsize=10, loc="left")
     return figure, rows
 
 
@@ -138,7 +139,7 @@ def _add_legend(figure: Any, panels: Sequence[Any]) -> None:
     if entries:
         longest = max(map(len, entries))
         columns = max(1, min(5, len(entries), 140 // (longest + 6)))
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        figure.legend(entries.values(), map(plain, entries), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _save(figure: Any, path: Path) -> Path:

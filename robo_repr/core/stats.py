@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robo_repr.core.seeding import rng
-
-DRAWS = 2000  # of a bootstrap: its standard error is then known to 2 %
 # Four made-up episodes, one for each way in which two policies can fare on an episode, stand beside the true ones when success is
 # resampled, so that 50 of 50 does not count as known exactly (Agresti and Coull 1998; Agresti and Min 2005 for differences).
 MADE_UP = {"share": (1.0, 1.0, 0.0, 0.0), "difference": (1.0, 0.0, 0.0, -1.0)}
 
 
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's score interval for a proportion, 95 % by default; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
@@ -58,50 +55,22 @@ class Estimate:
         return 2 * float(stdtr(self.freedom, -abs(self.value) / self.error))
 
 
-def bootstrap_means(outcomes: Sequence[np.ndarray], draws: int = DRAWS, made_up: Sequence[float] = ()) -> np.ndarray:
-    """Means over seeds as they would come out in repeats: seeds drawn with replacement, then episodes within each drawn seed.
-
-    Args:
-        outcomes: per seed the outcomes of its episodes, (n_s,); the numbers of episodes may differ.
-        made_up: outcomes of further episodes that widen each seed's spread and leave its mean alone.
-
-    Returns:
-        (draws,), the same in every call: the random numbers have a fixed seed.
-    """
-    means = np.array([np.mean(seed) for seed in outcomes])
-    pools = [np.append(seed, made_up) for seed in outcomes]
-    sizes = np.array([len(pool) for pool in pools])
-    noise = np.zeros((len(pools), sizes.max()))  # what an episode adds to its seed's mean
-    for row, pool in zip(noise, pools, strict=True):
-        row[: len(pool)] = pool - pool.mean()
-    random = rng(0, "bootstrap")
-    chosen = random.integers(len(pools), size=(draws, len(pools)))
-    total = means[chosen].sum(axis=1)
-    for seed in chosen.T:  # one drawn seed after the other, which bounds the memory
-        size = sizes[seed][:, None]
-        episode = (random.random((draws, sizes.max())) * size).astype(np.intp)
-        drawn = noise[seed[:, None], episode] * (np.arange(sizes.max()) < size)
-        total += drawn.sum(axis=1) / size[:, 0]
-    return total / len(pools)
-
-
-def mean_over_seeds(outcomes: Sequence[np.ndarray], share: bool = True, draws: int = DRAWS) -> Estimate:
+def mean_over_seeds(outcomes: Sequence[np.ndarray], share: bool = True) -> Estimate:
     """The mean over seeds of what their episodes came to, each seed counting alike.
 
-    A plain percentile bootstrap is far too narrow for a few seeds. So the standard error of the two-level bootstrap is widened by
-    sqrt(S / (S - 1)), which makes its share between S seeds unbiased, and multiplied by Student's t with S - 1 degrees of freedom
-    (Hesterberg 2015, section 3.2 on narrowness). Chance within episodes then counts on both levels, which errs towards too wide.
+    A plain percentile bootstrap is far too narrow for a few seeds. So the standard error of the two-level bootstrap (seeds drawn with
+    replacement, then episodes within each drawn seed; it is known without drawing) is widened by sqrt(S / (S - 1)), which makes its share
+    between S seeds unbiased, and multiplied by Student's t with S - 1 degrees of freedom (Hesterberg 2015, section 3.2 on narrowness).
+    Chance within episodes then counts on both levels, which errs towards too wide.
 
     Args:
         outcomes: per seed the outcomes of its episodes, (n_s,); two seeds or more.
         share: whether outcomes are 0 or 1; else they are any numbers, such as returns.
     """
-    return _estimate(outcomes, "share" if share else None, (0.0, 1.0) if share else (-math.inf, math.inf), draws)
+    return _estimate(outcomes, "share" if share else None, (0.0, 1.0) if share else (-math.inf, math.inf))
 
 
-def difference(
-    first: Sequence[np.ndarray], second: Sequence[np.ndarray], paired: bool = False, share: bool = True, draws: int = DRAWS
-) -> Estimate:
+def difference(first: Sequence[np.ndarray], second: Sequence[np.ndarray], paired: bool = False, share: bool = True) -> Estimate:
     """The first group's mean over seeds minus the second's.
 
     Args:
@@ -113,8 +82,8 @@ def difference(
     bounds = (-1.0, 1.0) if share else (-math.inf, math.inf)
     if paired:
         differences = [np.subtract(a, b) for a, b in zip(first, second, strict=True)]
-        return _estimate(differences, "difference" if share else None, bounds, draws)
-    a, b = mean_over_seeds(first, share, draws), mean_over_seeds(second, share, draws)
+        return _estimate(differences, "difference" if share else None, bounds)
+    a, b = mean_over_seeds(first, share), mean_over_seeds(second, share)
     error = math.hypot(a.error, b.error)
     # Relative to the sum, so that tiny errors do not vanish when they are taken to the fourth power.
     part_a, part_b = ((a.error / error) ** 2, (b.error / error) ** 2) if error else (0.5, 0.5)
@@ -138,7 +107,7 @@ def difference_of_policies(first: Sequence[np.ndarray], second: Sequence[np.ndar
 
 
 def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates, such as of one difference on several tasks, with Satterthwaite's degrees of freedom."""
+    """The mean of independent estimates, such as of a difference on tasks that were learned apart; Satterthwaite's degrees of freedom."""
     errors = np.array([estimate.error for estimate in estimates])
     value = float(np.mean([estimate.value for estimate in estimates]))
     bounds = float(np.mean([estimate.low for estimate in estimates])), float(np.mean([estimate.high for estimate in estimates]))
@@ -169,10 +138,11 @@ def holm(p_values: Sequence[float], comparisons: int | None = None, alpha: float
     return levels
 
 
-def _estimate(outcomes: Sequence[np.ndarray], kind: str | None, bounds: tuple[float, float], draws: int) -> Estimate:
+def _estimate(outcomes: Sequence[np.ndarray], kind: str | None, bounds: tuple[float, float]) -> Estimate:
     seeds = len(outcomes)
     if seeds < 2:
         raise ValueError("one seed says nothing about the spread between seeds")
-    spread = bootstrap_means(outcomes, draws, MADE_UP[kind] if kind else ()).std()
-    value = float(np.mean([np.mean(seed) for seed in outcomes]))
-    return Estimate(value, float(spread) * math.sqrt(seeds / (seeds - 1)), seeds - 1, *bounds)
+    means = [np.mean(seed) for seed in outcomes]
+    pools = [np.append(seed, MADE_UP[kind] if kind else ()) for seed in outcomes]
+    within = np.mean([pool.var() / len(pool) for pool in pools])
+    return Estimate(float(np.mean(means)), math.sqrt((np.var(means) + within) / (seeds - 1)), seeds - 1, *bounds)

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from robo_repr.core.metrics import read_metrics
 from robo_repr.core.run import RunDir
@@ -58,7 +59,7 @@ def print_run(run: Path, console: Console) -> None:
     who = [f"encoder {name}"] * learns + [f"{learner} {summary[learner]}" for learner in ("agent", "policy") if summary.get(learner)]
     who += [f"{summary['demos']} demonstrations"] if "demos" in summary else []
     title = ", ".join([summary["task"], *who, f"camera {summary['eval_camera']}", f"seed {summary['seed']}"])
-    table = Table(title=title, min_width=len(title))
+    table = Table(title=Text(title), min_width=len(title))
     for heading in ("policy", f"success of {episodes} [95 %]", "return"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     scores = summary.get("scores") or {}

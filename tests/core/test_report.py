@@ -7,15 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from robo_repr.core import curves, report
 from robo_repr.core.curves import draw_curve, draw_groups
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import append_row
-from robo_repr.core.report import compare, page, read_cells, read_runs
-from robo_repr.core.report.methods import arenas
+from robo_repr.core.report import compare, figures, page, read_cells, read_runs
+from robo_repr.core.report.aggregate import Interval
+from robo_repr.core.report.methods import Method, arenas, difference_over
+from robo_repr.core.report.runs import FinishedRun, Group, Outcomes
 from robo_repr.core.stats import wilson
 from robo_repr.core.summary import find_evaluation, print_run, read_evaluations, read_summary
 from tests.made_up_runs import EPISODES, SETTINGS, make_benchmark, make_imitation, make_run, outcome, three
@@ -158,6 +162,62 @@ def test_damaged_evaluations_are_none(tmp_path, damage):
     assert "94 %" in printed(path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"demos": [3]}, r"config\.yaml has demos=\[3\]"),
+        ({"demos": "abc"}, "demos=abc"),
+        ({"task": None}, "task=null"),
+        ({"task": []}, r"task=\[\]"),
+        ({"task": ["reach", "reach"]}, r"task=\[reach,reach\]"),
+        ({"seed": True}, "seed=true"),
+        ({"score": "foo"}, "score=foo"),
+        ({"steps": "many"}, "steps=many"),
+    ],
+)
+def test_strange_settings_are_a_broken_run(tmp_path, settings, says):
+    path = make_imitation(tmp_path)
+    text = yaml.safe_load((path / "config.yaml").read_text())
+    (path / "config.yaml").write_text(yaml.safe_dump(text | settings))
+    with pytest.raises(UserError, match=f"s0: is broken: .*{says}"):
+        read_runs([tmp_path])
+
+
+@pytest.mark.parametrize("tasks", [{"reach": 0.5, "push": 0.5}, {"reach": {"success": "much"}}, 7])
+def test_evaluations_with_strange_tasks_are_a_broken_run(tmp_path, tasks):
+    path = make_imitation(tmp_path, 0, [40, 30], task=["reach", "push"])
+    row = read_evaluations(path)[-1]
+    append_row(path / "evaluations.jsonl", {**row, "tasks": tasks})
+    with pytest.raises(UserError, match=r"s0: is broken: evaluations\.jsonl has tasks"):
+        read_runs([tmp_path])
+
+
+def test_a_folder_whose_name_is_no_text(ask, tmp_path):
+    three(tmp_path / "a", 40, 41, 42)
+    make_run(tmp_path / "b", 0, 3, encoder="pixels")
+    os.rename(tmp_path / "b", os.fsencode(tmp_path) + b"/b\xff")
+    make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")), 1, status="failed")
+    code, out, _ = ask(".")
+    assert code == 0 and r"b\udcff/s1: is not finished" in out and (tmp_path / "report.html").read_text(encoding="utf-8")
+    [group] = read_runs([Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff"))])[0]  # its label is the folder's name
+    draw_groups([group], tmp_path / "curves.png")
+    (tmp_path / "a" / "s0" / "overrides.txt").write_bytes(b"task=\xff")
+    assert "its own command" in report.more_seeds(read_runs([tmp_path / "a" / "s0"])[0][0])
+
+
+def test_dollar_signs_are_no_formula(tmp_path, monkeypatch):
+    for name in "ab":
+        make_run(tmp_path / name, 0, weights=f"/{name}/$a^$.pt")
+    groups, _ = read_runs([tmp_path])
+    [arena] = arenas(groups)
+    assert draw_groups(groups, tmp_path / "x.png").exists()
+    assert figures.draw_profiles(arena.methods, arena.tasks)
+    assert figures.draw_intervals([(method, Interval(0.5, 0.4, 0.6)) for method in arena.methods], "x")
+    monkeypatch.setattr(figures, "plain", str)  # the control
+    with pytest.raises(ValueError, match="Parse"):
+        figures.draw_profiles(arena.methods, arena.tasks)
+
+
 def test_of_two_runs_with_one_seed_the_newer_counts(tmp_path):
     older, newer = make_run(tmp_path / "a", 0, 10), make_run(tmp_path / "b", 0, 40, tag="again", device="cuda")
     for path, time in ((older, 1000), (newer, 2000)):
@@ -179,6 +239,8 @@ def test_other_episodes_are_not_compared(ask, tmp_path, setting, value):
     both = " and ".join(sorted((str(SETTINGS[setting]), str(value))))
     assert f"not compared: groups of different tables, their episodes are not the same ({setting} {both})" in out
     assert out.count("random policy") == 2  # each table has its own reference lines
+    facts = json.loads((tmp_path / "report.json").read_text())
+    assert facts["comparisons"] == [] and both in facts["not_compared"]  # one line, however many pairs there are
 
 
 def test_a_training_setting_may_differ(tmp_path):
@@ -199,6 +261,19 @@ def test_labels_say_what_differs(tmp_path):
         "encoder=pixels agent.gamma=0.95 weights=null views=[front]",
         "encoder=mvp agent.gamma=0.9 weights=random views=[front,wrist]",
     ]
+
+
+def test_titles_with_brackets_are_printed_as_they_are(ask, tmp_path):
+    make_imitation(tmp_path / "a", 0, [40, 30], task=["reach", "push"])
+    assert "[reach,push], camera L1, plain" in ask(".")[1]
+
+
+def test_how_often_a_run_logs_makes_no_other_method(tmp_path):
+    make_imitation(tmp_path / "a", 0, log_every=100, checkpoint_every=500, cache=True)
+    make_imitation(tmp_path / "b", 1, log_every=500, checkpoint_every=900, cache=False)
+    assert [group.seeds for group in read_runs([tmp_path])[0]] == [[0, 1]]
+    make_imitation(tmp_path / "c", 2, augment="crop")  # the control
+    assert len(read_runs([tmp_path])[0]) == 2
 
 
 def test_labels_with_brackets_are_printed_as_they_are(ask, tmp_path):
@@ -310,8 +385,9 @@ def test_other_scores_are_not_compared(tmp_path):
     for seed in range(3):
         make_imitation(tmp_path / "a", seed, 40)
         make_imitation(tmp_path / "b", seed, 20, score="max")
-    [comparison] = compare(read_runs([tmp_path])[0])
-    assert comparison.verdict == "not compared" and "(score last and max)" in comparison.reason
+    groups, _ = read_runs([tmp_path])
+    assert compare(groups) == [] and report.unequal_contests(groups) == "their episodes are not the same (score last and max)"
+    assert report.unequal_contests(groups[:1]) == ""
 
 
 def test_an_unfinished_or_changed_imitation_is_left_out(tmp_path):
@@ -345,6 +421,63 @@ def test_runs_with_several_tasks_count_on_each(tmp_path):
     [both] = [group for method in arena.complete for task, group in method.groups.items() if task == "push"]
     assert both.runs[0].references["expert"].success.mean() == 1 and len(both.runs[0].own.success) == EPISODES
     assert both.runs[0].learning()[1].tolist() == [0.04, 0.08, 0.12, 0.16, 0.2]
+    path = both.runs[0].path / "evaluations.jsonl"
+    append_row(
+        path, {**read_evaluations(path.parent)[-1], "by": "scripts/evaluate.py", "tasks": {"push": {"success": 1.0, "episodes": 50}}}
+    )
+    assert both.runs[0].learning()[1].tolist() == [0.04, 0.08, 0.12, 0.16, 0.2]
+
+
+def learned(name, rates, seeds, random, one_policy):
+    """A method whose runs succeed at these rates, (tasks, seeds)."""
+    settings = {"eval_camera": "L1", "names.encoder": name, **({"tasks": list("abc")} if one_policy else {})}
+    groups = {}
+    for task, each in zip("abc", rates, strict=True):
+        own = [Outcomes((random.random(EPISODES) < rate).astype(float), np.zeros(1), True) for rate in each]
+        runs = [FinishedRun(Path(name), {**settings, "task": task, "seed": seed}, {}, own[seed], {}) for seed in range(seeds)]
+        groups[task] = Group(runs, name)
+    return Method(name, settings, groups)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_policies_that_learned_all_tasks_are_seldom_called_better_by_chance(seeds):
+    """What a seed brings it brings on all tasks. The control takes the same figures for those of a policy per task."""
+    random = np.random.default_rng(seeds)
+    called = {True: 0, False: 0}
+    for _ in range(300):
+        rates = np.clip(0.5 + random.normal(0, 0.2, (2, 1, seeds)), 0.02, 0.98).repeat(3, axis=1)
+        for one_policy in called:
+            again = np.random.default_rng(int(1e6 * rates[0, 0, 0]))
+            first, second = (learned(name, rates[i], seeds, again, one_policy) for i, name in enumerate(("mvp", "random")))
+            called[one_policy] += difference_over(first, second, list("abc")).p_value() < 0.05
+    assert called[True] <= 0.07 * 300 < 0.13 * 300 < called[False]
+
+
+def test_page_terminal_and_json_call_the_same(ask, tmp_path):
+    """Each task is a family of its own: two tasks with three methods each are corrected for three pairs, not for six."""
+    found = imitations(tmp_path, mvp={"reach": 42, "push": 40}, pixels={"reach": 38, "push": 37}, random={"reach": 10, "push": 12})
+    _, out, _ = ask(".")
+    facts = json.loads((tmp_path / "report.json").read_text())
+    in_json = {frozenset((each["first"], each["second"])): each for each in facts["comparisons"]}
+    assert len(in_json) == 6 and min(each["level"] for each in in_json.values()) == pytest.approx(0.05 / 3)
+    assert {each["verdict"] for each in in_json.values()} == {"better", "no difference shown"}
+    assert all(each["text"] in out for each in in_json.values())
+    [section] = [page._tasks(arena, "") for arena in found]
+    for task, table in zip(found[0].tasks, section.tables, strict=True):
+        for each in (each for each in in_json.values() if f"task={task}" in each["first"]):
+            first, second = (re.search(r"encoder=(\w+)", each[name])[1] for name in ("first", "second"))
+            better, unclear = f"{first} is better than {second} by ", f"{first} and {second}"
+            assert {"better": better, "no difference shown": unclear}[each["verdict"]] in " ".join(table.notes)
+    assert not any(cell.tag in ("better", "worse") for table in section.tables for row in table.rows for cell in row.cells)
+
+
+def test_runs_with_several_tasks_are_compared_on_each(ask, tmp_path):
+    for seed in range(3):
+        make_imitation(tmp_path / "a", seed, [40, 25], task=["reach", "push"])
+        make_imitation(tmp_path / "b", seed, [10, 25], "pixels", task=["reach", "push"])
+    _, out, _ = ask(".")
+    assert "encoder=mvp on reach is better than encoder=pixels on reach by 60 points" in out
+    assert re.search("encoder=(mvp|pixels) on push and encoder=(mvp|pixels) on push: no difference shown", out)
 
 
 @pytest.mark.parametrize(("won", "outcome"), [(40, "better"), (12, "no difference shown"), (2, "worse")])
@@ -407,10 +540,10 @@ def test_arms_and_colours(tmp_path):
 
 def test_stores_of_demonstrations_are_no_part_of_a_method(tmp_path):
     for task in ("reach", "push"):
-        make_imitation(tmp_path / task, 0, task=task, data=f"demos/{task}")
+        make_imitation(tmp_path / task, 0, task=task, demo_data=f"demos/{task}")
     [arena] = arenas(read_runs([tmp_path])[0])
     assert [list(method.groups) for method in arena.methods] == [["push", "reach"]]
-    make_imitation(tmp_path / "other", 0, task="reach", data="others/reach")  # two stores of one task are compared
+    make_imitation(tmp_path / "other", 0, task="reach", demo_data="others/reach")  # two stores of one task are compared
     [arena] = arenas(read_runs([tmp_path])[0])
     assert len(arena.methods) == 3 and all(len(method.groups) == 1 for method in arena.methods)
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from robo_repr.core.report.aggregate import improvement, iqm, iqm_interval, mean_interval, profile, resampled
+from robo_repr.core.report.aggregate import Scores, drawn_runs, improvement, iqm, iqm_interval, mean_interval, profile
 from robo_repr.core.stats import (
     Estimate,
-    bootstrap_means,
     difference,
     difference_of_policies,
     holm,
@@ -27,6 +26,15 @@ def seeds_from(random, spread, seeds, episodes=50):
     return [(random.random(episodes) < rate).astype(float) for rate in random.beta(*spread, seeds)]
 
 
+def bootstrap_means(outcomes, draws, random):
+    """Means over seeds as they would come out in repeats: seeds drawn with replacement, then episodes within each drawn seed."""
+    means = np.zeros(draws)
+    for index in random.integers(len(outcomes), size=(draws, len(outcomes))).T:
+        drawn = [seed[random.integers(len(seed), size=(draws, len(seed)))].mean(axis=1) for seed in outcomes]
+        means += np.choose(index, drawn) / len(outcomes)
+    return means
+
+
 @pytest.mark.parametrize("trials", [1, 5, 50, 777])
 def test_wilson_is_scipys(trials):
     for successes in {0, 1, trials // 3, trials - 1, trials}:
@@ -35,30 +43,26 @@ def test_wilson_is_scipys(trials):
     assert wilson(0, trials)[0] == 0 and wilson(trials, trials)[1] == 1 and wilson(0, 0) == (0, 1)
 
 
-def test_with_one_level_the_bootstrap_is_scipys():
+def test_with_one_level_the_error_is_that_of_scipys_bootstrap():
     means = np.array([0.1, 0.35, 0.4, 0.62, 0.7, 0.95])
-    draws = bootstrap_means([np.full(7, mean) for mean in means], draws=20000)  # no spread within seeds
-    expected = scipy.stats.bootstrap((means,), np.mean, method="percentile", n_resamples=20000, rng=np.random.default_rng(1))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    assert (low, high) == pytest.approx((expected.confidence_interval.low, expected.confidence_interval.high), abs=0.012)
-    assert draws.std() == pytest.approx(expected.standard_error, rel=0.03)
+    estimate = mean_over_seeds([np.full(7, mean) for mean in means], share=False)  # no spread within seeds
+    expected = scipy.stats.bootstrap((means,), np.mean, n_resamples=20000, rng=np.random.default_rng(1)).standard_error
+    assert estimate.error == pytest.approx(expected * math.sqrt(6 / 5), rel=0.03)
 
 
-def test_with_two_levels_the_spread_is_that_of_the_formula():
+def test_with_two_levels_the_error_is_that_of_the_bootstrap():
     outcomes = [np.array([0.0, 4.0]), np.array([1.0, 1.0, 7.0]), np.array([2.0, 3.0, 8.0, 8.0, 9.0])]  # unequal numbers of episodes
-    within = np.mean([seed.var() / len(seed) for seed in outcomes])
-    between = np.var([seed.mean() for seed in outcomes])
-    draws = bootstrap_means(outcomes, draws=40000)
-    assert draws.mean() == pytest.approx(np.mean([seed.mean() for seed in outcomes]), abs=0.03)
-    assert draws.std() == pytest.approx(math.sqrt((between + within) / 3), rel=0.02)
+    draws = bootstrap_means(outcomes, 40000, np.random.default_rng(2))
+    estimate = mean_over_seeds(outcomes, share=False)
+    assert estimate.value == pytest.approx(draws.mean(), abs=0.03)
+    assert estimate.error == pytest.approx(draws.std() * math.sqrt(3 / 2), rel=0.02)
 
 
-def test_the_interval_is_students_with_the_widened_error_and_repeats():
+def test_the_interval_is_students_with_the_widened_error():
     outcomes = [np.full(5, mean) for mean in (0.2, 0.5, 0.6, 0.9)]  # no spread within seeds
     means = [0.2, 0.5, 0.6, 0.9]
     expected = scipy.stats.t.interval(0.95, 3, np.mean(means), np.std(means, ddof=1) / 2)
-    assert mean_over_seeds(outcomes, share=False, draws=40000).interval() == pytest.approx(expected, abs=0.02)
-    assert mean_over_seeds(outcomes) == mean_over_seeds(outcomes)
+    assert mean_over_seeds(outcomes, share=False).interval() == pytest.approx(expected)
 
 
 def test_all_successes_are_not_known_exactly():
@@ -84,7 +88,7 @@ def test_pairing_takes_out_what_is_common():
 def test_interval_and_p_value_agree():
     random = np.random.default_rng(3)
     for _ in range(20):
-        estimate = difference(seeds_from(random, (4, 4), 4), seeds_from(random, (6, 3), 4), draws=200)
+        estimate = difference(seeds_from(random, (4, 4), 4), seeds_from(random, (6, 3), 4))
         assert min(map(abs, estimate.interval(estimate.p_value()))) < 1e-6  # at its own level the interval ends at 0
         low, high = estimate.interval(0.3)
         assert (low > 0 or high < 0) == (estimate.p_value() < 0.3)
@@ -101,21 +105,23 @@ def calls(interval_of, seeds, first, second, cases):
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_no_difference_is_seldom_called_one(seeds, spread):
     for paired in (False, True):
-        assert calls(lambda a, b, p=paired: difference(a, b, p, draws=150).interval(), seeds, spread, spread, 200) <= 0.07
+        assert calls(lambda a, b, p=paired: difference(a, b, p).interval(), seeds, spread, spread, 200) <= 0.07
 
 
 def test_the_plain_percentile_bootstrap_calls_many_more():
     """The control of the test above: its data do tempt a method that is too sure."""
 
+    random = np.random.default_rng(4)
+
     def percentile(first, second):
-        return np.quantile(bootstrap_means([a - b for a, b in zip(first, second, strict=True)], 400), [0.025, 0.975])
+        return np.quantile(bootstrap_means([a - b for a, b in zip(first, second, strict=True)], 400, random), [0.025, 0.975])
 
     assert calls(percentile, 3, (2, 2), (2, 2), 200) > 0.12
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_a_large_difference_is_called(seeds):
-    assert calls(lambda a, b: difference(a, b, seeds >= 5, draws=200).interval(), seeds, (45, 5), (5, 45), 100) > 0.98
+    assert calls(lambda a, b: difference(a, b, seeds >= 5).interval(), seeds, (45, 5), (5, 45), 100) > 0.98
 
 
 def test_holm():
@@ -145,7 +151,7 @@ def runs(*shares, episodes=20):
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():
-    scores = [runs(1, 0.4, 0), runs(0.2, 1, 0.4), runs(0, 0.6)]  # in order 0 0 .2 .4 .4 .6 1 1, of which .2 .4 .4 .6 count
+    scores = Scores([runs(1, 0.4, 0), runs(0.2, 1, 0.4), runs(0, 0.6)])  # in order 0 0 .2 .4 .4 .6 1 1, of which .2 .4 .4 .6 count
     assert iqm_interval(scores).value == pytest.approx(0.4)
     assert iqm(np.array([0.0, 0.1, 0.2, 0.9, 1.0])) == pytest.approx(0.4)  # of five one is left out at each end
     # The tasks' means are 7/15, 8/15 and 3/10, and count alike although one has fewer runs.
@@ -153,40 +159,40 @@ def test_the_interquartile_mean_is_that_of_the_middle_half():
 
 
 def test_runs_are_drawn_within_their_task():
-    scores = [runs(0.2, 0.4, 0.6), runs(0.7, 0.9)]
-    first, second = resampled(scores, draws=20000)
+    scores = Scores([runs(0.2, 0.4, 0.6), runs(0.7, 0.9)])
+    first, second = drawn_runs(scores, draws=20000)
     assert first.shape == (20000, 3) and second.shape == (20000, 2)
     assert set(np.unique(first).round(6)) == {0.2, 0.4, 0.6} and set(np.unique(second).round(6)) == {0.7, 0.9}
     # All equally likely draws: 3^3 of the first task, 2^2 of the second.
     every = [iqm(np.array(a + b)) for a in product((0.2, 0.4, 0.6), repeat=3) for b in product((0.7, 0.9), repeat=2)]
     drawn = iqm(np.concatenate([first, second], axis=1))
     assert drawn.mean() == pytest.approx(np.mean(every), abs=0.003) and drawn.std() == pytest.approx(np.std(every), rel=0.03)
+    half = scipy.stats.t.ppf(0.975, 5 - 2) * np.std(every) * math.sqrt(5 / (5 - 2))
     value, low, high = iqm_interval(scores)
-    assert (
-        np.quantile(every, 0.01) <= low <= np.quantile(every, 0.04) < value < np.quantile(every, 0.96) <= high <= np.quantile(every, 0.99)
-    )
+    assert (low, high) == pytest.approx((value - half, min(1, value + half)), abs=0.02)
     assert iqm_interval(scores) == iqm_interval(scores)
     pooled = np.random.default_rng(0).choice([0.2, 0.4, 0.6, 0.7, 0.9], (20000, 5))  # the control: tasks mixed up spread more
     assert iqm(pooled).std() > 1.3 * np.std(every)
 
 
 def test_with_one_seed_the_interval_is_that_of_the_episodes():
-    assert iqm_interval([runs(0.4, episodes=50)])[1:] == pytest.approx(wilson(20, 50), abs=0.02)
-    value, low, high = iqm_interval([runs(1, episodes=50)])
+    assert iqm_interval(Scores([runs(0.4, episodes=50)]))[1:] == pytest.approx(wilson(20, 50), abs=0.02)
+    value, low, high = iqm_interval(Scores([runs(1, episodes=50)]))
     assert value == high == 1 and 0.92 < low < 0.98  # not known exactly
-    narrow, wide = iqm_interval([runs(0.5, episodes=500)]), iqm_interval([runs(0.5, episodes=10)])
+    narrow, wide = (iqm_interval(Scores([runs(0.5, episodes=n)])) for n in (500, 10))
     assert narrow.high - narrow.low < 0.1 < 0.4 < wide.high - wide.low
 
 
 def test_profiles_are_shares_of_runs():
-    scores = [runs(0.2, 0.4, 0.6, 0.8), runs(0.5, 0.5)]
+    scores = Scores([runs(0.2, 0.4, 0.6, 0.8), runs(0.5, 0.5)])
     values, low, high = profile(scores, np.array([0, 0.2, 0.5, 0.55, 1]))
     assert values == pytest.approx([1, (3 / 4 + 1) / 2, 2 / 4 / 2, 2 / 4 / 2, 0])  # more than the level, not as much
-    assert (low <= values).all() and (values <= high).all() and low[1] < values[1] and low[0] == high[0] == 1
+    assert (low <= values).all() and (values <= high).all() and low[1] < values[1] and high[0] == 1
+    assert (low[0], high[4]) == pytest.approx((wilson(6, 6)[0], wilson(0, 6)[1]))  # not known exactly though all runs are on one side
 
 
 def test_the_probability_of_improvement_is_mann_and_whitneys():
-    first, second = [runs(0.2, 0.6), runs(0.5)], [runs(0.2, 0.4), runs(0.1, 0.9, 0.5)]
+    first, second = Scores([runs(0.2, 0.6), runs(0.5)]), Scores([runs(0.2, 0.4), runs(0.1, 0.9, 0.5)])
     # The first task: .2 ties with .2 and is below .4, .6 is above both: (1/2 + 0 + 1 + 1) / 4. The second: (1 + 0 + 1/2) / 3.
     value, low, high = improvement(first, second)
     assert value == pytest.approx((2.5 / 4 + 1.5 / 3) / 2) and 0 <= low < value < high <= 1
@@ -194,8 +200,43 @@ def test_the_probability_of_improvement_is_mann_and_whitneys():
     random = np.random.default_rng(1)
     a, b = random.integers(0, 11, 7) / 10, random.integers(2, 11, 5) / 10
     u = scipy.stats.mannwhitneyu(a, b).statistic
-    assert improvement([runs(*a)], [runs(*b)]).value == pytest.approx(u / 35)
-    assert improvement([runs(0.9, 0.8, 1)], [runs(0.1, 0.2, 0)])[:2] == (1, 1)
+    assert improvement(Scores([runs(*a)]), Scores([runs(*b)])).value == pytest.approx(u / 35)
+    certain = improvement(Scores([runs(0.9, 0.8, 1)]), Scores([runs(0.1, 0.2, 0)]))
+    assert certain == pytest.approx((1, wilson(3, 3)[0], 1))  # three runs above three others do not make it certain
+
+
+@pytest.mark.parametrize("share", [0, 0.8, 1])
+def test_equal_seeds_are_not_known_exactly(share):
+    scores = Scores([runs(share, share, share)] * 2)
+    for value, low, high in (iqm_interval(scores), mean_interval(scores), improvement(scores, scores)):
+        assert low <= value <= high and high - low > 0.005
+    assert (drawn_runs(scores)[0] == share).all()  # drawing runs alone would say that there is no doubt
+
+
+def test_a_policy_that_learned_all_tasks_is_drawn_for_all_of_them():
+    tasks = [runs(0.45, 0.5, 0.6)] * 3
+    first, *others = drawn_runs(Scores(tasks, one_policy=True))
+    assert all((first == other).all() for other in others)
+    first, *others = drawn_runs(Scores(tasks))
+    assert all((first != other).any() for other in others)
+    shared, apart = mean_interval(Scores(tasks, one_policy=True)), mean_interval(Scores(tasks))
+    assert shared.value == pytest.approx(apart.value) and shared.high - shared.low > 2 * (apart.high - apart.low)
+    assert improvement(Scores(tasks, True), Scores(tasks, True)).low < improvement(Scores(tasks), Scores(tasks)).low
+
+
+@pytest.mark.parametrize(("seeds", "episodes", "share", "spread"), [(2, 25, 0.8, 0), (2, 25, 0.5, 0.2), (3, 50, 0.5, 0.2), (1, 25, 0.8, 0)])
+def test_the_interval_of_the_mean_holds_the_truth(seeds, episodes, share, spread):
+    random = np.random.default_rng([seeds, episodes])
+    hits, old_hits = [], []
+    for _ in range(150):
+        rates = np.clip(random.normal(share, spread, (3, seeds, 1)), 0, 1)
+        scores = Scores(list((random.random((3, seeds, episodes)) < rates).astype(float)))
+        _, low, high = mean_interval(scores)
+        hits.append(low <= share <= high)
+        low, high = np.quantile(np.mean([task.mean(axis=1) for task in drawn_runs(scores)], axis=0), [0.025, 0.975])
+        old_hits.append(low <= share <= high)
+    assert np.mean(hits) >= 0.91
+    assert np.mean(old_hits) < 0.9  # the control: runs drawn alone
 
 
 def test_a_difference_of_policies_knows_their_episodes_alone():

@@ -10,7 +10,6 @@ from robo_repr.core.stats import Estimate, difference, holm, mean_over_seeds, wi
 # Pairing by seed halves the degrees of freedom. With three seeds that costs more than it gains unless seeds count for more than half of
 # the spread: t is 4.3 instead of 2.8. From five on it is 2.8 instead of 2.3.
 PAIRED_FROM = 5
-OTHER_CONTEST = "their episodes are not the same"
 ALL_PAIRS = 8  # groups; of more, each is compared with the best alone, so that a person can read it
 
 
@@ -44,30 +43,23 @@ class Comparison:
 
 
 def compare(groups: Sequence[Group]) -> list[Comparison]:
-    """Which groups succeed more often than which, with Holm's correction for the number of pairs.
+    """Which groups succeed more often than which, on each task alone, with Holm's correction for the number of pairs of each contest.
 
     Up to `ALL_PAIRS` groups of one contest are compared pair by pair, more with the best alone. The correction counts all pairs even
-    then, for the best was chosen among all of them.
+    then, for the best was chosen among all of them. Groups of different contests are not compared; see `unequal_contests`.
     """
-    found, pairs = [], 0
-    for contest in dict.fromkeys(group.contest for group in groups):
-        rivals = [group for group in groups if group.contest == contest]
-        best = max(rivals, key=lambda group: (len(group.runs) >= SEEDS_NEEDED, success_of(group)))
-        for pair in combinations(rivals, 2):
-            pairs += all(len(group.runs) >= SEEDS_NEEDED for group in pair)
-            if len(rivals) <= ALL_PAIRS or any(group is best for group in pair):
-                found.append(_compare(*sorted(pair, key=success_of, reverse=True)))
-    tested = [comparison for comparison in found if comparison.estimate]
-    p_values = [comparison.estimate.p_value() for comparison in tested]
-    for comparison, p, level in zip(tested, p_values, holm(p_values, pairs), strict=True):
-        comparison.level = level
-        comparison.verdict = "better" if p < level else "no difference shown"
-    for first, second in combinations(groups, 2):
-        if first.contest != second.contest:
-            both = zip(CONTEST, first.contest, second.contest, strict=True)
-            unequal = [f"{key} {' and '.join(sorted((str(a), str(b))))}" for key, a, b in both if a != b]
-            found.append(Comparison(first.label, second.label, "not compared", f"{OTHER_CONTEST} ({', '.join(unequal)})"))
-    return found
+    contests: dict[tuple, list[Group]] = {}
+    for alone in (part for group in groups for part in group.per_task()):
+        contests.setdefault(alone.contest, []).append(alone)
+    return [comparison for rivals in contests.values() for comparison in _compare_all(rivals)]
+
+
+def unequal_contests(groups: Sequence[Group]) -> str:
+    """Why some groups are not compared: what differs between contests, such as ``task push and reach``; empty where there is one."""
+    contests = {part.contest for group in groups for part in group.per_task()}
+    values = {key: sorted({str(contest[index]) for contest in contests}) for index, key in enumerate(CONTEST)}
+    unequal = [f"{key} {', '.join(each[:-1])} and {each[-1]}" for key, each in values.items() if len(each) > 1]
+    return f"their episodes are not the same ({'; '.join(unequal)})" if unequal else ""
 
 
 def success_interval(outcomes: Sequence[Outcomes]) -> tuple[float, tuple[float, float]]:
@@ -77,6 +69,22 @@ def success_interval(outcomes: Sequence[Outcomes]) -> tuple[float, tuple[float, 
         return float(success.mean()), wilson(round(success.sum()), len(success))
     estimate = mean_over_seeds([seed.success for seed in outcomes])
     return estimate.value, estimate.interval()
+
+
+def _compare_all(rivals: Sequence[Group]) -> list[Comparison]:
+    """The comparisons of one contest, which are one family."""
+    best = max(rivals, key=lambda group: (len(group.runs) >= SEEDS_NEEDED, success_of(group)))
+    found, pairs = [], 0
+    for pair in combinations(rivals, 2):
+        pairs += all(len(group.runs) >= SEEDS_NEEDED for group in pair)
+        if len(rivals) <= ALL_PAIRS or any(group is best for group in pair):
+            found.append(_compare(*sorted(pair, key=success_of, reverse=True)))
+    tested = [comparison for comparison in found if comparison.estimate]
+    p_values = [comparison.estimate.p_value() for comparison in tested]
+    for comparison, p, level in zip(tested, p_values, holm(p_values, pairs), strict=True):
+        comparison.level = level
+        comparison.verdict = "better" if p < level else "no difference shown"
+    return found
 
 
 def _compare(first: Group, second: Group) -> Comparison:

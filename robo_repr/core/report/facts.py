@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from robo_repr.core.report.aggregate import iqm_interval, mean_interval
-from robo_repr.core.report.compare import Comparison, success_interval
+from robo_repr.core.report.compare import Comparison, success_interval, unequal_contests
 from robo_repr.core.report.methods import Arena, Verdict
 from robo_repr.core.report.runs import Group, Outcomes, references
 from robo_repr.core.stats import mean_over_seeds
@@ -13,10 +13,11 @@ from robo_repr.core.summary import REFERENCES
 
 
 def facts(groups: Sequence[Group], comparisons: Sequence[Comparison], arenas: Sequence[Arena]) -> dict:
-    """Groups and their comparisons, each pair once; and methods over tasks and their verdicts against untrained encoders."""
+    """Groups and their comparisons, each pair of a contest once; and methods over tasks and their verdicts against untrained encoders."""
     return {
         "groups": [_group(group) for group in groups],
         "comparisons": [_comparison(each) for each in comparisons],
+        "not_compared": unequal_contests(groups) or None,
         "methods": [fact for arena in arenas for fact in _methods(arena)],
         "verdicts": [_verdict(verdict) for arena in arenas for verdict in arena.verdicts],
     }

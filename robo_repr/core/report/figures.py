@@ -31,7 +31,7 @@ def draw_intervals(rows: Sequence[tuple[Method, Interval]], label: str, middle: 
         panel.plot(interval.value, place, "o", color=method.colour, markersize=7)
     if middle is not None:
         panel.axvline(middle, color="0.5", linewidth=1, linestyle=":")
-    panel.set_yticks(range(len(rows)), names)
+    panel.set_yticks(range(len(rows)), [plain(name) for name in names])
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)
     _percent(panel.xaxis)
@@ -112,6 +112,11 @@ def draw_learning(methods: Sequence[Method], task: str, unit: str) -> bytes | No
     return _png(figure)
 
 
+def plain(text: str) -> str:
+    """Text as matplotlib draws it letter by letter: dollar signs would begin a formula, and a folder's name may be no text."""
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
+
+
 def _family_label(method: Method) -> str:
     """A method's label without its number of demonstrations."""
     return ", ".join(word for word in method.label.split(", ") if word != f"{method.demos} demos")
@@ -137,7 +142,7 @@ def _percent(*axes: Any) -> None:
 def _legend(figure: Any, panel: Any) -> None:
     """Below the panel, where it hides nothing; the figure grows with it."""
     handles, labels = panel.get_legend_handles_labels()
-    labels = [textwrap.shorten(label, 76, placeholder=" ...") for label in labels]
+    labels = [plain(textwrap.shorten(label, 76, placeholder=" ...")) for label in labels]
     columns = 1 + (max(map(len, labels)) <= 36) + (max(map(len, labels)) <= 20)
     figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns))
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from robo_repr.core.report.aggregate import Interval, Scores, improvement
 from robo_repr.core.report.compare import success_difference
@@ -12,7 +14,6 @@ from robo_repr.core.report.runs import (
     CONTEST,
     NOT_COMPARED,
     SEEDS_NEEDED,
-    FinishedRun,
     Group,
     contest_name,
     counted,
@@ -66,8 +67,25 @@ class Method:
     def demos(self) -> int | None:
         return self.settings.get("demos")
 
+    @property
+    def one_policy(self) -> bool:
+        """Whether each of its runs learned all tasks: then what a seed brings is the same chance on all of them."""
+        return "tasks" in self.settings
+
     def scores(self, tasks: Sequence[str]) -> Scores:
-        return [[run.own.success for run in self.groups[task].runs] for task in tasks]
+        return Scores([[run.own.success for run in self.groups[task].runs] for task in tasks], self.one_policy)
+
+    def samples(self, tasks: Sequence[str]) -> list[Group]:
+        """Groups that know nothing of each other: one for each task, or of policies that learned all tasks one with their means."""
+        groups = [self.groups[task] for task in tasks]
+        if not self.one_policy:
+            return groups
+        means = []
+        for runs in zip(*(group.runs for group in groups), strict=True):
+            outcomes = [run.own for run in runs]
+            success, returns = (np.mean([getattr(each, name) for each in outcomes], axis=0) for name in ("success", "returns"))
+            means.append(replace(runs[0], own=replace(outcomes[0], success=success, returns=returns)))
+        return [Group(means, self.label)]
 
     def seeds(self, tasks: Sequence[str]) -> int:
         """The fewest of any of these tasks."""
@@ -94,7 +112,7 @@ class Arena:
 
     @cached_property
     def verdicts(self) -> "list[Verdict]":
-        """Each method beside its control, where there is one; Holm's correction for the number of pretrained ones."""
+        """Each method beside its control, where there is one. The pretrained ones are a family: Holm's correction is for their number."""
         found = []
         for method in self.methods:
             control = control_of(method, self.methods)
@@ -154,9 +172,9 @@ class Verdict:
 
 def arenas(groups: Sequence[Group]) -> list[Arena]:
     """Sorts groups of runs into methods, and methods into arenas. Runs with several tasks count on each of them."""
-    alone = [part for group in groups for part in _per_task(group)]
-    settings = [_compared(group, (*CONTEST, "data")) for group in alone]
-    # Each task has its own store of demonstrations, so data= is no part of a method, unless two stores were compared on one task.
+    alone = [part for group in groups for part in group.per_task()]
+    settings = [_compared(group, (*CONTEST, "demo_data")) for group in alone]
+    # Each task has its own store of demonstrations, so demo_data= is no part of a method, unless two stores were compared on one task.
     if len({(group.contest, _key(each)) for group, each in zip(alone, settings, strict=True)}) < len(alone):
         settings = [_compared(group, CONTEST) for group in alone]
     by_key = {_key(each): each for each in settings}
@@ -203,22 +221,18 @@ def control_of(method: Method, methods: Sequence[Method]) -> Method | None:
 
 
 def _verdict(method: Method, control: Method, tasks: list[str]) -> Verdict:
-    pairs = [(method.groups[task], control.groups[task]) for task in tasks]
     seeds = min(method.seeds(tasks), control.seeds(tasks))
-    if seeds > 1:
-        estimates = [success_difference(*pair)[0] for pair in pairs]
-    else:
-        estimates = [difference_of_policies(*([run.own.success for run in group.runs] for group in pair)) for pair in pairs]
     better = improvement(method.scores(tasks), control.scores(tasks))
-    return Verdict(method, control, tasks, seeds, mean_of_estimates(estimates), better)
+    return Verdict(method, control, tasks, seeds, difference_over(method, control, tasks), better)
 
 
-def _per_task(group: Group) -> list[Group]:
-    by_task: dict[str, list[FinishedRun]] = {}
-    for run in group.runs:
-        for part in run.per_task():
-            by_task.setdefault(word(part.settings["task"]), []).append(part)
-    return [Group(runs) for runs in by_task.values()]
+def difference_over(method: Method, control: Method, tasks: Sequence[str]) -> Estimate:
+    """How much more often a method succeeds than its control, the mean over tasks. With one seed it knows these policies alone."""
+    pairs = list(zip(method.samples(tasks), control.samples(tasks), strict=True))
+    if min(method.seeds(tasks), control.seeds(tasks)) > 1:
+        return mean_of_estimates([success_difference(*pair)[0] for pair in pairs])
+    shares = [[[run.own.success for run in group.runs] for group in pair] for pair in pairs]
+    return mean_of_estimates([difference_of_policies(*each) for each in shares])
 
 
 def _compared(group: Group, ignored: Iterable[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -18,11 +19,11 @@ import numpy as np
 from robo_repr.core.curves import STEPS, draw_groups
 from robo_repr.core.files import write_whole
 from robo_repr.core.report import papers
-from robo_repr.core.report.aggregate import Interval, iqm_interval, mean_interval
+from robo_repr.core.report.aggregate import Interval, Scores, iqm_interval, mean_interval
 from robo_repr.core.report.compare import ALL_PAIRS, Comparison, compare, success_interval
 from robo_repr.core.report.facts import facts
 from robo_repr.core.report.figures import draw_demos, draw_intervals, draw_learning, draw_profiles
-from robo_repr.core.report.methods import ARMS, Arena, Method, Verdict, arenas, by_family
+from robo_repr.core.report.methods import ARMS, Arena, Method, Verdict, arenas, by_family, control_of, difference_over
 from robo_repr.core.report.runs import (
     COMMANDS,
     SEEDS_NEEDED,
@@ -35,7 +36,7 @@ from robo_repr.core.report.runs import (
     read_runs,
     references,
 )
-from robo_repr.core.stats import mean_over_seeds, wilson
+from robo_repr.core.stats import Estimate, mean_over_seeds, wilson
 from robo_repr.core.summary import REFERENCES, command_line, rate
 
 FILM_BYTES, FILMS_BYTES = 1_500_000, 24_000_000  # of one film and of all, so that a page of many encoders still opens
@@ -153,7 +154,8 @@ def write_report(report: Report, out: Path) -> Path:
     draw_groups(report.groups, out / "report.png")
     write_whole(out / "report.json", json.dumps(facts(report.groups, report.comparisons, found), indent=2) + "\n")
     page = out / "report.html"
-    write_whole(page, render(_title(found, out), _asked(report, found), _warnings(report, found), sections))
+    # A folder's name may be no text; what cannot be written of it becomes a question mark.
+    write_whole(page, render(_title(found, out), _asked(report, found), _warnings(report, found), sections).encode("utf-8", "replace"))
     return page
 
 
@@ -230,9 +232,7 @@ def _commands(report: Report) -> list[str]:
 
 def _command(runs: Sequence[FinishedRun]) -> str:
     """What makes these runs again, which differ in their seed alone."""
-    try:
-        overrides = (runs[0].path / "overrides.txt").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    if (overrides := runs[0].overrides()) is None:
         return f"the settings of {runs[0].path / 'config.yaml'}"
     seeds = ",".join(str(run.seed) for run in runs)
     return command_line(overrides, {"seed": seeds}, len(runs) > 1, COMMANDS[runs[0].command])
@@ -300,7 +300,7 @@ def _verdicts(arena: Arena, where: str) -> Section | None:
             _name(verdict.control),
             Cell(f"all {len(arena.tasks)}" if verdict.tasks == arena.tasks and len(arena.tasks) > 1 else ", ".join(verdict.tasks)),
             Cell(str(verdict.seeds)),
-            Cell(_points(verdict)),
+            Cell(_points(verdict.estimate, verdict.level)),
             Cell(_percent(verdict.improvement)),
             Cell(verdict.outcome),
         ]
@@ -320,19 +320,20 @@ def _how_tested(tested: Sequence[Verdict]) -> str:
         if several
         else "With one seed its interval knows chance between episodes alone, that is, these policies and not the methods"
     )
-    if min(verdict.level for verdict in tested) < 0.05:
-        text += "; Holm's correction for the number of pretrained methods makes it wider than 95 %"
+    if len([verdict for verdict in tested if verdict.seeds >= SEEDS_NEEDED]) > 1:
+        text += "; these verdicts are one family, so that Holm's correction for their number makes it wider than 95 %"
+    if any(verdict.method.one_policy for verdict in tested):
+        text += ". A policy that learned all tasks counts once per seed, with its mean over them"
     return (
         f"{text}. The probability of improvement says how likely a run of the one succeeds more often than a run of the other on the same "
-        "task (Mann and Whitney's U, ties half); its interval is a stratified bootstrap."
+        "task (Mann and Whitney's U, ties half); its 95 % interval is a stratified bootstrap's, or Wilson's for so many runs where that is "
+        "wider."
     )
 
 
 def _control_command(method: Method) -> str:
     group = next(iter(method.groups.values()))
-    try:
-        overrides = (group.runs[0].path / "overrides.txt").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    if (overrides := group.runs[0].overrides()) is None:
         return "its own command with encoder=random"
     seeds = ",".join(map(str, group.seeds))
     return command_line(overrides, {"encoder": "random", "seed": seeds}, len(group.seeds) > 1, COMMANDS[group.command])
@@ -352,14 +353,14 @@ def _methods(arena: Arena, where: str, suffix: str) -> Section | None:
     for policy, name in REFERENCES.items():
         known = [references([method.groups[task] for method in arena.methods if task in method.groups], policy) for task in arena.tasks]
         if all(known):
-            scores = [[outcomes.success for outcomes in each] for each in known]
+            scores = Scores([[outcomes.success for outcomes in each] for each in known])
             iqm, mean, seeds = iqm_interval(scores), mean_interval(scores), sorted({len(each) for each in known})
             cells = [_reference(name), Cell(f"{len(arena.tasks)} x {_span(seeds)}")]
             rows.append(Row([*cells, Cell(_percent(iqm), REFERENCE_COLOUR, iqm), Cell(_percent(mean))], own=False))
     table = Table(["method", "tasks x seeds", "interquartile mean of success [95 %]", "mean [95 %]"], rows)
     section = Section(f"{'All tasks together' if len(arena.tasks) > 1 else 'Methods'}{where}", tables=[table])
     if len(measured) > 1:
-        caption = "Interquartile mean of the success of all runs, with stratified bootstrap 95 % intervals."
+        caption = "Interquartile mean of the success of all runs, with 95 % intervals."
         picture = draw_intervals([(method, iqm) for method, iqm, _ in measured], "interquartile mean of success")
         section.figures.append(Figure(f"methods{suffix}", picture, caption))
     if lacking := [method.label for method in arena.methods if method not in arena.complete]:
@@ -368,7 +369,8 @@ def _methods(arena: Arena, where: str, suffix: str) -> Section | None:
     section.small.append(
         "The interquartile mean is that of the middle half of all tasks' and seeds' scores (Agarwal et al. 2021). "
         + (
-            "Intervals draw runs with replacement within each task, 2,000 times; from fewer than five runs per task they are too narrow."
+            "Intervals are the wider of two: Student's t on a stratified bootstrap (runs drawn with replacement within each task, 2,000 "
+            "times), and chance between episodes alone."
             if fewest > 1
             else "With one seed on a task, intervals know these policies alone: they show chance between episodes, not between seeds."
         )
@@ -381,7 +383,7 @@ def _tasks(arena: Arena, where: str) -> Section:
     for task in arena.tasks:
         methods = [method for method in arena.methods if task in method.groups]
         groups = [method.groups[task] for method in methods]
-        against = {verdict.method.label: _against(verdict) for verdict in Arena(arena.name, methods, [task]).verdicts}
+        against = {method.label: _against(method, methods, task) for method in methods if control_of(method, methods)}
         rows = []
         for method in sorted(methods, key=lambda method: -_mean(method.groups[task])):
             group = method.groups[task]
@@ -402,8 +404,12 @@ def _tasks(arena: Arena, where: str) -> Section:
         section.tables.append(Table(headings, rows, f"{task}, {arena.name}", _compared(groups)))
     section.small = [
         "Intervals over seeds are Student's t on a bootstrap over seeds and episodes. With one seed it is Wilson's, which knows this "
-        "policy alone. Against untrained: the difference to the untrained counterpart with its interval; it is called better or worse only "
-        f"with {SEEDS_NEEDED} seeds on both sides. 90 % at: the step of a seed's first evaluation in training with that success."
+        "policy alone. Against untrained: the difference to the untrained counterpart with its 95 % interval, a hint that is not corrected "
+        "for how many of them stand here. 90 % at: the step of a seed's first evaluation in training with that success.",
+        f"What is called below a table: all pairs of its methods with {SEEDS_NEEDED} seeds or more are one family, with Holm's correction "
+        "for their number, as in report.json and in what scripts/report.py prints; of more than "
+        f"{ALL_PAIRS} methods the pairs with the best are named. Whether pretraining helps is asked further up of fewer pairs, which are a "
+        "family of their own.",
     ]
     return section
 
@@ -414,14 +420,16 @@ def _reached(group: Group) -> str:
     return "-" if not steps else _span(steps) + (f" ({len(steps)} of {len(group.runs)})" if len(steps) < len(group.runs) else "")
 
 
-def _against(verdict: Verdict) -> Cell:
-    called = verdict.outcome if verdict.outcome in ("better", "worse") else ""
-    return Cell(_points(verdict), tag=called or ("one seed" if verdict.seeds == 1 else ""))
+def _against(method: Method, methods: Sequence[Method], task: str) -> Cell:
+    control = control_of(method, methods)
+    assert control is not None
+    seeds = min(method.seeds([task]), control.seeds([task]))
+    return Cell(_points(difference_over(method, control, [task])), tag="one seed" if seeds == 1 else "")
 
 
 def _compared(groups: Sequence[Group]) -> list[str]:
-    """The calls between one task's methods, where there are few enough of them, and how to come by seeds that lack."""
-    comparisons = compare(groups) if len(groups) <= ALL_PAIRS else []
+    """The calls between one task's methods, and how to come by seeds that lack."""
+    comparisons = compare(groups)
     tested = [str(comparison) for comparison in comparisons if comparison.verdict == "better"]
     unclear = [f"{each.first} and {each.second}" for each in comparisons if each.verdict == "no difference shown"]
     notes = [f"{'; '.join(tested)}."] if tested else []
@@ -463,7 +471,7 @@ def _demos(arena: Arena, where: str, suffix: str) -> Section | None:
         known = [[method for method in family if all(each in method.groups for each in asked)] for family in families]
         if drawn := [family for family in known if len(family) > 1]:
             what = f"the mean over {len(asked)} tasks" if task is None else task
-            caption = f"Success over the number of demonstrations, {what}; stratified bootstrap 95 %."
+            caption = f"Success over the number of demonstrations, {what}; intervals of 95 %."
             section.figures.append(Figure(f"demos-{'all' if task is None else _slug(task)}{suffix}", draw_demos(drawn, asked), caption))
     return section if section.figures else None
 
@@ -528,7 +536,7 @@ def _runs(report: Report, found: Sequence[Arena], out: Path) -> Section:
     for method in (method for arena in found for method in arena.methods):
         for task, group in method.groups.items():
             for run in group.runs:
-                link = Cell(str(run.path), href=os.path.relpath(run.path.resolve(), out.resolve()))
+                link = Cell(str(run.path), href=f"./{quote(os.path.relpath(run.path.resolve(), out.resolve()), errors='surrogateescape')}")
                 again = reruns.get(run.path.resolve()) or _command([run])
                 success = Cell(f"{100 * run.own.success.mean():.0f} %")
                 rows.append(Row([link, _name(method), Cell(task), Cell(str(run.seed)), success, Cell(again, code=True)]))
@@ -559,9 +567,9 @@ def _success(outcomes: Sequence[Outcomes], colour: str) -> tuple[Cell, Cell]:
     return Cell(rate(value, (low, high)), colour, Interval(value, low, high), "one seed" if len(outcomes) == 1 else ""), Cell(returns)
 
 
-def _points(verdict: Verdict) -> str:
-    low, high = verdict.estimate.interval(verdict.level)
-    return f"{100 * verdict.estimate.value:+.0f} [{100 * low:+.0f} to {100 * high:+.0f}]"
+def _points(estimate: Estimate, level: float = 0.05) -> str:
+    low, high = estimate.interval(level)
+    return f"{100 * estimate.value:+.0f} [{100 * low:+.0f} to {100 * high:+.0f}]"
 
 
 def _percent(interval: Interval) -> str:

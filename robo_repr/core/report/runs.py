@@ -29,6 +29,7 @@ from robo_repr.core.summary import (
 COMMANDS = {"rl": "run_rl.py", "imitation": "run_imitation.py"}  # whose runs can be read
 # Settings that may differ between runs of one group: they say where, how loud and on what machine, not what is learned.
 NOT_COMPARED = ("seed", "run_dir", "fresh", "logger", "device", "tag", "cache", "benchmark", "encoders", "cell", "names.budget")
+NOT_COMPARED += ("log_every", "checkpoint_every", "save_replay")
 # Success compares only where these are equal. Where a command has no such key, its evaluations amount to the value given here.
 CONTEST = {"task": None, "eval_camera": None, "appearance": None, "horizon": None, "eval_episodes": None}
 CONTEST |= {"score": "last", "eval_starts": "fixed"}
@@ -91,6 +92,13 @@ class FinishedRun:
         task = self.settings["task"]
         return task if isinstance(task, list) else [task]
 
+    def overrides(self) -> list[str] | None:
+        """What was said on its command line; None where its folder does not tell."""
+        try:
+            return (self.path / "overrides.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return None
+
     def curve(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(steps, values) of a number in its metrics.jsonl; see `series`."""
         path = self.path / "metrics.jsonl"
@@ -100,9 +108,9 @@ class FinishedRun:
         """(steps, success) at its evaluations in training; of a run with several tasks on the one that `per_task` made it stand for."""
         if "tasks" not in self.settings:
             return self.curve("eval/success")
-        rows = [row for row in read_evaluations(self.path) if row.get("policy") == "trained" and isinstance(row.get("tasks"), dict)]
-        found = [(row, row["tasks"].get(self.settings["task"])) for row in rows if row.get("camera") == self.settings["eval_camera"]]
-        return series([{"step": row.get("step"), "success": part["success"]} for row, part in found if part], "success")
+        rows = own_evaluations(read_evaluations(self.path), self.summary["eval_camera"], self.summary["episodes"])
+        found = [(row["step"], row["tasks"].get(self.settings["task"])) for row in rows if "tasks" in row]
+        return series([{"step": step, "success": part["success"]} for step, part in found if part], "success")
 
     def steps_to(self, share: float) -> int | None:
         """Steps at its first evaluation in which at least that share of the episodes succeeded; None if there was none."""
@@ -145,6 +153,14 @@ class Group:
     @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
+
+    def per_task(self) -> list["Group"]:
+        """The group on each of its tasks alone."""
+        by_task: dict[str, list[FinishedRun]] = {}
+        for run in self.runs:
+            for part in run.per_task():
+                by_task.setdefault(word(part.settings["task"]), []).append(part)
+        return [Group(runs, f"{self.label} on {task}" if len(by_task) > 1 else self.label) for task, runs in by_task.items()]
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[Group], list[tuple[Path, str]]]:
@@ -227,9 +243,7 @@ def more_seeds(group: Group) -> str:
     if missing <= 0:
         return ""
     seeds = [seed for seed in range(SEEDS_NEEDED + max(group.seeds) + 1) if seed not in group.seeds][:missing]
-    try:
-        overrides = (group.runs[0].path / "overrides.txt").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    if (overrides := group.runs[0].overrides()) is None:
         return f"its own command with seed={','.join(map(str, seeds))}"
     return command_line(overrides, {"seed": ",".join(map(str, seeds))}, len(seeds) > 1, COMMANDS[group.command])
 
@@ -284,13 +298,14 @@ def _read_run(path: Path) -> FinishedRun:
             raise _Unusable(f"is not finished but {summary['status']}, or still running")
         if (summary := read_summary(path)) is None:
             raise _Unusable("is broken: summary.json does not hold what a finished run leaves")
-        if not isinstance(settings["seed"], int):
-            raise _Unusable(f"is broken: seed {settings['seed']}")
+        _check_settings(settings)
         camera, episodes, policy = summary["eval_camera"], summary["episodes"], policy_name(summary.get("agent"))
         run = FinishedRun(path, settings, summary, _outcomes([summary]), {})
         if policy == "trained" and run.steps < settings["steps"] or episodes != settings["eval_episodes"] * len(run.tasks):
             raise _Unusable("is of other steps or evaluation episodes than its settings say: it was going on with them when it ended")
         rows = read_evaluations(path)
+        if len(run.tasks) > 1:
+            _check_tasks(own_evaluations(rows, camera, episodes))
         if made_by == "imitation":
             counting = scored(rows, camera, episodes, settings["score"])
         else:
@@ -303,6 +318,26 @@ def _read_run(path: Path) -> FinishedRun:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise _Unusable(f"is broken: {what}") from error
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raises `_Unusable` where what a report counts by is no such thing as the commands write."""
+    tasks = settings["task"] if isinstance(settings["task"], list) else [settings["task"]]
+    fit = {"task": len(set(map(repr, tasks))) == len(tasks) > 0 and all(isinstance(task, str) for task in tasks)}
+    fit |= {key: type(settings[key]) is int for key in ("seed", "steps", "eval_episodes")}
+    fit |= {key: type(settings[key]) is int for key in ("demos",) if key in settings}
+    fit |= {"score": settings["score"] in ("last", "mean_last5", "max")} if "score" in settings else {}
+    for key, fits in fit.items():
+        if not fits:
+            raise _Unusable(f"is broken: config.yaml has {key}={word(settings[key])}")
+
+
+def _check_tasks(rows: Sequence[dict]) -> None:
+    """Raises `_Unusable` where evaluations do not tell how each task went; those of older folders say nothing of it."""
+    for tasks in (row["tasks"] for row in rows if "tasks" in row):
+        parts = tasks.values() if isinstance(tasks, dict) else [tasks]
+        if not all(isinstance(part, dict) and is_number(part.get("success")) for part in parts):
+            raise _Unusable(f"is broken: evaluations.jsonl has tasks {json.dumps(tasks)[:80]}")
 
 
 def scored(rows: list[dict], camera: str, episodes: int, score: str) -> list[dict]:
