@@ -82,9 +82,12 @@ def test_they_are_what_the_worlds_would_have_shown(recorded, monkeypatch):
     for step in range(17):
         assert torch.equal(obs["images"][0], images[step]) and torch.equal(obs["camera"][0], cameras[step])
         assert torch.equal(obs["state"][0], demos.state[number][step])
-        if step < 16:
-            obs, *_ = env.step(demos.actions[number][step][None])
+        if step < 16:  # noise leads the arm astray, and what is learned is what the expert would have done there
+            assert np.array_equal(demos.actions[number][step], env.expert_actions()[0])
+            obs, *_ = env.step(env.expert_actions(config(4).demo_noise))
     env.close()
+    done = find_demos(config(4, policy={"labels": "done"}), "reach", WORLDS)
+    assert done.key != demos.key and (done.actions[0] - demos.actions[0]).std() > 0.1  # a control
     assert len(demos.actions[number]) == 16 and demos.language[number] in env.task.instructions
     assert not torch.equal(images[5, :, 0], images[5, :, 2])  # a control: the stack's frames differ
 
