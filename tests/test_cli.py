@@ -104,6 +104,7 @@ def test_overrides_win_over_the_budget(command):
         (["hydra.run.dir=x"], ["-m"]),
         (["-m", "seed=0,x"], ["seed=x"]),
         (["-m", "encoder=mvp,mvpp"], ["encoder=mvp"]),
+        (["-m", "encoder=0", "task=range(1,0)"], ["gives no values", "seed=0,1,2"]),
         (["-m", "eval_episodes=1,2"], ["same folder", "tag="]),
     ],
 )

@@ -281,6 +281,8 @@ def _values(override: Any) -> list[str]:
         values = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
     except (HydraException, ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{override.input_line} gives no values ({error}). Write them out, such as seed=0,1,2.") from error
+    if not values:
+        raise UserError(f"{override.input_line} gives no values, so no job would run. Write them out, such as seed=0,1,2.")
     return [f"{override.key_or_group}={value}" for value in values]
 
 
