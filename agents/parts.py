@@ -11,7 +11,7 @@ import yaml
 from envs import BatchEnv, make_env
 from envs.cameras import check_level
 from envs.checks import check_views
-from robo_repr.core.config import ImitationConfig, RLConfig, RunConfig, build
+from robo_repr.core.config import ImitationConfig, RecordConfig, RLConfig, RunConfig, build
 from robo_repr.core.errors import UserError
 from robo_repr.core.run import RunDir
 from robo_repr.encoders import build_encoder
@@ -34,8 +34,8 @@ class Parts:
     agent: Any
 
 
-def tasks_of(cfg: RunConfig) -> list[str]:
-    """The run's tasks; names are checked where they are known, in envs.
+def tasks_of(cfg: RunConfig | RecordConfig) -> list[str]:
+    """The tasks that are asked for; names are checked where they are known, in envs.
 
     Raises:
         UserError: it is no name and no list of different names.

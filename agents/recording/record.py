@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from agents.parts import tasks_of
 from agents.recording.processes import waves_of_processes
 from agents.recording.recorder import FIRST_ID, Plan, Recorder, Run, Wave, load_run_of, plan
 from envs.checks import free_memory
@@ -84,12 +85,7 @@ def record_all(cfg: RecordConfig, command: str) -> int:
 
 def _tasks(cfg: RecordConfig) -> Sequence[str | None]:
     """The tasks that were asked for; None for that of the policy."""
-    tasks = [cfg.task] if cfg.task is None or isinstance(cfg.task, str) else cfg.task
-    if tasks == [None]:
-        return tasks
-    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks) or len(set(tasks)) < len(tasks):
-        raise UserError(f"task={cfg.task} is not possible. Name one task (task=reach) or several different ones (task=[reach,push]).")
-    return tasks
+    return [None] if cfg.task in (None, [None]) else tasks_of(cfg)
 
 
 def record(
