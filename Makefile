@@ -27,6 +27,7 @@ bench: setup
 	$(PYTHON) scripts/bench_encoders.py
 	$(PYTHON) scripts/bench_data.py
 	$(PYTHON) scripts/bench_imitation.py
+	$(PYTHON) scripts/bench_viewpoint.py
 
 clean:
 	rm -rf .venv .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agents.base import load_policy
     from agents.embed import EmbedEnv
+    from agents.load import load_policy
 
-_HOMES = {"load_policy": "base", "EmbedEnv": "embed"}
+_HOMES = {"load_policy": "load", "EmbedEnv": "embed"}
 __all__ = ["EmbedEnv", "load_policy"]
 
 

@@ -1,6 +1,5 @@
 """Policies: what acts in a BatchEnv; trained ones from their run's folder, and the two that every result is read against."""
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -8,7 +7,6 @@ import torch
 
 from envs import BatchEnv
 from envs.checks import check_expert
-from robo_repr.core.errors import UserError
 from robo_repr.core.seeding import rng
 
 
@@ -77,27 +75,3 @@ class AgentPolicy:
 
     def reset(self, mask: np.ndarray) -> None:
         self._first = np.array(mask, dtype=bool)
-
-
-def load_policy(run_folder: str | Path, device: str = "cpu") -> Policy:
-    """The policy of a run's latest checkpoint, for any number of worlds that show the run's views.
-
-    Raises:
-        UserError: the folder is no run or has no checkpoint yet, or the run's policy is the expert, which needs its worlds.
-    """
-    from agents.parts import load_run, tasks_of
-
-    parts, cfg, _ = load_run(Path(run_folder), device)
-    policy = parts.agent.policy(parts.worlds)
-    if len(tasks_of(cfg)) > 1 or getattr(cfg, "instruction", None) == "language":
-        parts.env.close()
-        raise UserError(
-            f"The policy of {run_folder} is told what to do (several tasks, or instruction=language), which depends on its worlds. Use "
-            "agents.parts.load_run(folder)[0].agent.policy(env)."
-        )
-    if isinstance(policy, ExpertPolicy):
-        parts.env.close()
-        raise UserError(
-            f"agent={cfg.names['agent']} looks into the simulator, so it belongs to its worlds. Use agents.base.ExpertPolicy(env, noise)."
-        )
-    return policy

@@ -1,4 +1,4 @@
-"""A grid of runs, ``benchmark=NAME``: what configs/benchmark/NAME.yaml lists, cell by cell, and what came of it in a table.
+"""A grid of runs, ``benchmark=NAME``: what configs/benchmark/<command>/NAME.yaml lists, cell by cell, and what came of it in a table.
 
 Such a file says:
 
@@ -43,8 +43,8 @@ from robo_repr.core.lock import drop_lock, take_lock
 from robo_repr.core.metrics import read_metrics
 from robo_repr.core.run import MAY_CHANGE, RunDir
 from robo_repr.core.signals import Signals
-from robo_repr.core.stats import mean_over_seeds, wilson
-from robo_repr.core.summary import SCORES, belongs_to_encoder, rate
+from robo_repr.core.stats import mean_over_seeds
+from robo_repr.core.summary import SCORES, belongs_to_encoder, percent, rate
 
 PARTS = {"title": str, "note": str, "axes": dict, "settings": dict, "controls": dict}
 OF_THE_GRID = ("benchmark", "cell", "tag", "run_dir", "fresh")  # keys that say which cells and where, not what a cell does
@@ -128,21 +128,24 @@ class Benchmark:
         overrides: the user's words, ``benchmark=NAME`` among them. ``cell=7`` runs that cell alone.
         run: where the function is that runs one cell; see `CellProcess`.
         report: gets the grid's folder when all cells are done.
+        columns: what summaries call several outcomes of a run, name -> its success and episodes, which rows carry and the printed table
+            shows side by side; None: a run has one success.
 
     Raises:
         UserError: there is no such benchmark, its file is broken, or a cell's settings are not possible.
     """
 
-    def __init__(self, config_class: Any, overrides: list[str], run: str, report: Callable[[Path], None]):
-        self.config_class, self.run_cell, self.report = config_class, run, report
+    def __init__(self, config_class: Any, overrides: list[str], run: str, report: Callable[[Path], None], columns: str | None = None):
+        self.config_class, self.run_cell, self.report, self.columns = config_class, run, report, columns
+        self.from_summary = (*FROM_SUMMARY, *filter(None, [columns]))
         given = words_and_values(overrides, OF_THE_GRID)
         self.name = _text(given["benchmark"][1])
-        self.spec = _read(self.name)
+        self.spec = _read(folder_of(config_class, "benchmark"), self.name)
         own, _ = compose(config_class, [given[key][0] for key in ("tag", "run_dir", "fresh") if key in given])
         self.fresh = own.fresh
         self._composed: dict[tuple[str, ...], tuple[Any, list[str]]] = {}
         self._seeds: dict[str, int] = {}
-        self.folder = home_expanded(own.run_dir or f"runs/benchmarks/{self.name}{f'-{own.tag}' if own.tag else ''}")
+        self.folder = home_expanded(own.run_dir or f"{config_class.tables}/{self.name}{f'-{own.tag}' if own.tag else ''}")
         self.words = [word for key, (word, _) in given.items() if key not in ("cell", "fresh")]
         self.cells = self._make_cells({key: value for key, value in given.items() if key not in OF_THE_GRID})
         self.asked: int | None = given["cell"][1] if "cell" in given else None
@@ -336,8 +339,8 @@ class Benchmark:
 
     def _outcome(self, cell: Cell, error: str | None) -> str:
         if not error:
-            summary = RunDir(cell.path).summary()
-            return f"{cell}: {_percent(summary['success'], summary['episodes'])}"
+            outcomes = self._outcomes(RunDir(cell.path).summary()).items()
+            return f"{cell}: {', '.join(f'{name} {_percent(one)}'.strip() for name, one in outcomes)}"
         return f"{cell}: interrupted" if self._stops() else f"{cell}: failed. {error}"
 
     def _conclude(self, signals: Signals) -> int:
@@ -428,11 +431,11 @@ class Benchmark:
                 continue
             row = {"cell": str(cell), "number": cell.number, "name": cell.name, "method": cell.method, "arm": cell.arm}
             row |= self._settings(cell.config)
-            row |= {**dict.fromkeys(FROM_SUMMARY), "run": str(cell.path.relative_to(self.folder)), "error": None}
+            row |= {**dict.fromkeys(self.from_summary), "run": str(cell.path.relative_to(self.folder)), "error": None}
             row["rerun"] = f"python {self.config_class.program} {shlex.join([*self.words, f'cell={cell.number}'])}"
             if cell.finished():
                 summary = RunDir(cell.path).summary()
-                row |= {"status": "finished", **{key: summary.get(key) for key in FROM_SUMMARY}}
+                row |= {"status": "finished", **{key: summary.get(key) for key in self.from_summary}}
             elif error := cell.error():
                 row |= {"status": "failed", "error": error}
             elif cell.path.exists():
@@ -469,33 +472,43 @@ class Benchmark:
         others = [row for row in read_metrics(path) if row.get("cell") not in cells] if path.exists() else []
         return [row for row in others if isinstance(row.get("run"), str) and _is_there(self.folder / row["run"], row.get("status"))]
 
+    def _outcomes(self, found: dict) -> dict[str, dict]:
+        """Name -> success and episodes, of a summary or a row; one outcome alone has no name."""
+        return {"": found} if self.columns is None else found.get(self.columns) or {}
+
     def _print_tables(self, rows: list[dict], console: Console) -> None:
-        """A table per task: methods and their success over seeds."""
+        """A table per task: methods and their success over seeds, of each outcome."""
         console.out(f"\n{self.spec['title']}", highlight=False)
         if self.spec["note"]:
             console.out(" ".join(self.spec["note"].split()), highlight=False)
         if users := [word for word in self.words if _key(word) not in OF_THE_GRID]:
             console.out(f"with: {shlex.join(users)}", highlight=False)
-        scores = {SCORES.get(row["score"]) for row in rows if row["status"] == "finished"}
+        finished = [row for row in rows if row["status"] == "finished"]
+        scores = {SCORES.get(row["score"]) for row in finished}
         score = scores.pop() if len(scores) == 1 else None
-        heading = "success [95 %]" + (f", evaluation: {score}" if score else "")
+        one = "success [95 %]" + (f", evaluation: {score}" if score else "")
+        names = list(dict.fromkeys(name for row in finished for name in self._outcomes(row)))
         tasks = {_text(row["task"]): None for row in rows} if rows and "task" in rows[0] else {"": None}
         few = False
         for task in tasks:
-            table = Table(title=Text(task))  # not a string, in which [words] are marks
-            for name in ("method", heading, "seeds", "episodes"):
-                table.add_column(Text(name), justify="left" if name == "method" else "right")
+            title = task if self.columns is None else f"{task}: {one}".removeprefix(": ")
+            table = Table(title=Text(title))  # not a string, in which [words] are marks
+            for heading in ("method", *(name or one for name in names), "seeds", "episodes"):
+                table.add_column(Text(heading), justify="left" if heading == "method" else "right", overflow="fold")
             of_task = [row for row in rows if not task or _text(row["task"]) == task]
             for method in {row["method"]: None for row in of_task}:
                 group = [row for row in of_task if row["method"] == method]
                 done = [row for row in group if row["status"] == "finished" and row["success"] is not None]
                 label = Text(method if group[0]["arm"] == "encoder" else f"{method} (control)")
                 if not done:
-                    table.add_row(label, group[0]["status"], "0", "0")
+                    table.add_row(label, *[group[0]["status"], *[""] * len(names)][: len(names)], "0", "0")
                     continue
                 few |= len(done) < SEEDS_NEEDED
                 missing = f" of {len(group)}" if len(done) < len(group) else ""
-                table.add_row(label, Text(_over_seeds(done)), f"{len(done)}{missing}", str(sum(row["episodes"] for row in done)))
+                outcomes = [[found[name] for row in done if name in (found := self._outcomes(row))] for name in names]
+                table.add_row(
+                    label, *map(Text, map(_over_seeds, outcomes)), f"{len(done)}{missing}", str(sum(row["episodes"] for row in done))
+                )
             console.print(table)
         if few:
             console.out(
@@ -594,17 +607,17 @@ def _explained(folder: Path, kind: type[UserError] = Failure) -> Iterator[None]:
         ) from error
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(group: str, name: str) -> dict[str, Any]:
     """A benchmark's file, checked for its form."""
     from omegaconf.errors import OmegaConfBaseException
 
-    path = CONFIGS / "benchmark" / f"{name}.yaml"
+    path = CONFIGS / group / f"{name}.yaml"
 
     def broken(why: object) -> UserError:
         return UserError(f"{path} is no benchmark: {' '.join(str(why).split())}. It has title, note, axes, settings and controls.")
 
     try:
-        found = load_part("benchmark", name)
+        found = load_part(group, name)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, OSError) as error:
         raise broken(error) from error
     if extra := found.keys() - PARTS:
@@ -657,15 +670,18 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _percent(success: float | None, episodes: int) -> str:
-    return "no success is known" if success is None else rate(success, wilson(round(success * episodes), episodes))
+def _percent(outcome: dict) -> str:
+    return "no success is known" if outcome["success"] is None else percent(outcome["success"], outcome["episodes"])
 
 
 def _over_seeds(rows: list[dict]) -> str:
     """Success of several seeds, with an interval over seeds where there are enough."""
+    rows = [row for row in rows if row["success"] is not None]
+    if not rows:
+        return ""
     mean = float(np.mean([row["success"] for row in rows]))
     if len(rows) < SEEDS_NEEDED:
         episodes = sum(row["episodes"] for row in rows)
-        return rate(mean, wilson(round(mean * episodes), episodes))
+        return percent(mean, episodes)
     outcomes = [np.arange(row["episodes"]) < round(row["success"] * row["episodes"]) for row in rows]
     return rate(mean, mean_over_seeds([seed.astype(float) for seed in outcomes]).interval())

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.camera_input import CameraInput
 from agents.eyes import Eyes
 from robo_repr.core.errors import Failure
 from robo_repr.core.seeding import rng
@@ -21,7 +22,7 @@ Step = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[dict[str, Any]]
 class EmbedEnv(VecEnv):
     """N worlds whose observation is ``{"features": (D,) float16, "state": (S,) float32}``, numpy, fresh arrays at every step.
 
-    There is no ``features`` key when the encoder gives none, and ``camera`` (V * 8,) float32 only with `camera_input`.
+    There is no ``features`` key when the encoder gives none, and ``camera`` float32 only with `camera_input`.
 
     One collector thread steps the worlds and encodes their pictures; meanwhile `step_wait` runs `while_waiting` in the calling thread,
     which an agent sets to its gradient updates. Neither sees what the other does before both are done, so timing changes no result.
@@ -31,13 +32,14 @@ class EmbedEnv(VecEnv):
         encoder: frozen; one call per step encodes all current pictures and the last ones of episodes that just ended.
         readout, view_fusion: as in `Eyes`. The read-out must be calibrated, by `calibrate` or ``readout.load_state``, before the first
             observation.
-        camera_input: gives the policy the cameras' poses.
+        camera_input: what the policy is told of its cameras, as in `CameraInput`.
     """
 
-    def __init__(self, env, encoder: Encoder, readout: str = "grid4", camera_input: bool = False, view_fusion: str = "concatenate"):
-        self.env, self.camera_input = env, camera_input
+    def __init__(self, env, encoder: Encoder, readout: str = "grid4", camera_input: bool | str = False, view_fusion: str = "concatenate"):
+        self.env = env
         self.eyes = Eyes(encoder, env.views, env.frame_stack, readout, view_fusion)
         self.encoder, self.readout = encoder, self.eyes.readout
+        self.camera_input = CameraInput(camera_input, self.eyes, env.single_observation_space["images"].shape[-2:])
         self.while_waiting: Callable[[], None] = lambda: None
         self.seconds = {"encode": 0.0}
         self.steps_taken = 0  # of all worlds since the run began, for messages
@@ -50,8 +52,8 @@ class EmbedEnv(VecEnv):
         keys: dict[str, spaces.Space] = {"state": spaces.Box(-np.inf, np.inf, single["state"].shape, np.float32)}
         if self.readout.dim:
             keys["features"] = spaces.Box(-np.inf, np.inf, (self.readout.dim,), np.float16)
-        if camera_input:
-            keys["camera"] = spaces.Box(-np.inf, np.inf, (int(np.prod(single["camera"].shape)),), np.float32)
+        if self.camera_input.size:
+            keys["camera"] = spaces.Box(-np.inf, np.inf, (self.camera_input.size,), np.float32)
         super().__init__(env.num_envs, spaces.Dict(keys), env.single_action_space)
 
     def embed(self, obs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -141,8 +143,8 @@ class EmbedEnv(VecEnv):
             began = time.perf_counter()
             embedded["features"] = self.eyes.read(features).to(torch.float16).cpu().numpy()
             self.seconds["encode"] += time.perf_counter() - began
-        if self.camera_input:
-            embedded["camera"] = obs["camera"].flatten(1).float().cpu().numpy().copy()
+        if self.camera_input.size:
+            embedded["camera"] = self.camera_input(obs["camera"]).cpu().numpy().copy()
         for term, value in embedded.items():
             self._refuse_infinities(term, value)
         return embedded

@@ -1,19 +1,15 @@
 """From a run's configuration to its parts: worlds, encoder, agent."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from envs import BatchEnv, make_env
-from envs.cameras import check_level
+from envs.cameras import parse_camera
 from envs.checks import check_views
-from robo_repr.core.config import ImitationConfig, RecordConfig, RLConfig, RunConfig, build
+from robo_repr.core.config import RecordConfig, RLConfig, RunConfig, build
 from robo_repr.core.errors import UserError
-from robo_repr.core.run import RunDir
 from robo_repr.encoders import build_encoder
 from robo_repr.encoders.base import Encoder
 
@@ -54,8 +50,10 @@ def env_settings(cfg: RunConfig, camera: Any, pictures: bool, task: Any = None) 
     """
     shared = ("horizon", "seed", "appearance", "quality", "image_size", "privileged", "sim")
     settings = {"camera": camera, "views": check_views(cfg.views) if pictures else [], "frame_stack": cfg.frame_stack or 1}
-    reward = {"reward": cfg.reward} if isinstance(cfg, RLConfig) else {}
-    return {"task": task or cfg.task, **settings, **reward, **{key: getattr(cfg, key) for key in shared}}
+    of_rl: dict[str, Any] = {"reward": cfg.reward} if isinstance(cfg, RLConfig) else {}
+    if of_rl and camera == cfg.camera and parse_camera("camera", camera).is_schedule:
+        of_rl["camera_steps"] = cfg.steps
+    return {"task": task or cfg.task, **settings, **of_rl, **{key: getattr(cfg, key) for key in shared}}
 
 
 def needs_pictures(encoder: Encoder) -> bool:
@@ -101,9 +99,14 @@ def build_encoder_of(cfg: RunConfig, device: str) -> Encoder:
         UserError: settings that do not exist or do not go together: of worlds, cameras, encoder.
     """
     # Names are checked before weights are read.
+    parse_camera("eval_camera", cfg.eval_camera)
+    if parse_camera("camera", cfg.camera).is_schedule and not isinstance(cfg, RLConfig):
+        raise UserError(
+            f"camera={cfg.camera} changes over a training, but demonstrations are recorded before it. Choose one level, such as camera=L3."
+        )
     for task in tasks_of(cfg):
         make_env(**env_settings(cfg, cfg.camera, True, task)).close()
-    check_level("eval_camera", cfg.eval_camera)
+        make_env(**env_settings(cfg, cfg.eval_camera, True, task), episode_ids=[0]).close()
     encoder = build_encoder(cfg.encoder, cfg.names["encoder"], cfg.variant, cfg.weights, device, cfg.precision)
     cfg.frame_stack = cfg.frame_stack or encoder.spec.frames
     if encoder.spec.frames not in (1, cfg.frame_stack):
@@ -116,52 +119,7 @@ def build_encoder_of(cfg: RunConfig, device: str) -> Encoder:
         raise UserError(
             f"views={cfg.views} shows nothing, but encoder={cfg.names['encoder']} encodes pictures. Name a view, or use encoder=identity."
         )
-    if cfg.camera_input and not pictures:
-        raise UserError(
-            f"camera_input=true gives the policy the poses of its cameras, but with encoder={cfg.names['encoder']} it has none. Leave "
-            "camera_input out, or choose an encoder of pictures."
-        )
     return encoder
-
-
-def load_run(folder: Path, device: str = "cpu") -> tuple[Parts, Any, int]:
-    """What the latest checkpoint of a run needs to act, be it of run_rl.py or run_imitation.py, the run's settings, and the step.
-
-    Raises:
-        UserError: the folder is no run, or has no checkpoint yet.
-    """
-    try:
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        kind, build_parts_of = _kind_of(settings["names"])
-        cfg = kind(**settings)
-        cfg.validate()
-    except (OSError, TypeError, ValueError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{folder} is no folder of a run of run_rl.py or run_imitation.py ({error}). Give the folder that holds its config.yaml."
-        ) from error
-    run = RunDir(folder)
-    if run.latest_checkpoint() is None:
-        raise UserError(f"{folder} has no checkpoint yet. Let the run reach its first one (checkpoint_every={cfg.checkpoint_every} steps).")
-    try:
-        parts = build_parts_of(cfg, device, training=False)
-        step = run.load_checkpoint(parts.agent.load_policy)
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:  # torch: of other sizes
-        words = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{folder}: the run's config.yaml and its checkpoint do not fit together ({type(error).__name__}: {words}). Was it edited? Put "
-            "the settings back with which it was trained."
-        ) from error
-    assert step is not None
-    return parts, cfg, step
-
-
-def _kind_of(names: dict) -> tuple[type[RunConfig], Callable[..., Parts]]:
-    """A run's kind of settings, and what builds its parts, from the names of its own."""
-    if "policy" not in names:
-        return RLConfig, build_parts
-    from agents.imitation.train import build_parts as build_imitation
-
-    return ImitationConfig, build_imitation
 
 
 def choose_device(device: str) -> str:

@@ -29,8 +29,14 @@ from robo_repr.core.metrics import Metrics, append_row
 from robo_repr.core.run import NoWholeCheckpoint, RunDir, versions
 from robo_repr.core.signals import Signals
 from robo_repr.core.summary import REFERENCES, find_evaluation, policy_name, print_next, print_run, read_evaluations, read_summary
+from robo_repr.encoders.base import Encoder
 
 FILM_EPISODES = 4
+LESS_MEMORY = {  # what a command could use fewer of
+    "rl": "num_envs, a smaller image_size, network or agent.buffer_size",
+    "imitation": "demos or views, or a smaller network",
+    "viewpoint": "views, or a smaller encoder",
+}
 
 
 class PolicyRun:
@@ -277,9 +283,8 @@ class PolicyRun:
         return self.before["wall_s"] + time.perf_counter() - self.began
 
     def _write_summary(self, status: str, result: Evaluation | None) -> None:
-        cfg, encoder = self.cfg, self.parts.encoder
+        cfg = self.cfg
         none = {**dict.fromkeys(("success", "success_ci95", "success_end", "success_ever", "return")), "episodes": 0, "bad_physics": 0}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
         summary = {
             "command": cfg.command,
             "status": status,
@@ -291,14 +296,7 @@ class PolicyRun:
             "resumed": self.resumed,
             "wall_s": round(self._wall_s(), 3),
             "seconds": {name: round(value, 3) for name, value in self._seconds().items()},
-            "encoder": {
-                "name": cfg.names["encoder"],
-                "variant": encoder.variant,
-                "weights_sha256": encoder.weights_sha256,
-                "fingerprint": self.fingerprint,
-                "fingerprint_end": encoder.fingerprint(),
-                "trained_by": encoder.trained_by,
-            },
+            "encoder": about_encoder(cfg.names["encoder"], self.parts.encoder, self.fingerprint),
             "readout": cfg.readout,
             "task": ",".join(self.tasks),
             "views": check_views(cfg.views) if self.pictures else [],
@@ -308,7 +306,7 @@ class PolicyRun:
             "quality": cfg.quality,
             "seed": cfg.seed,
             "versions": versions(),
-            "peak_memory_mb": round(peak, 1),
+            "peak_memory_mb": peak_memory_mb(),
         }
         self.run_dir.write_json("summary.json", summary)
 
@@ -346,6 +344,27 @@ def run_policy(
         return code
 
 
+def about_encoder(name: str, encoder: Encoder, fingerprint: str) -> dict:
+    """What a summary says of an encoder.
+
+    Args:
+        fingerprint: the encoder's, when the run began.
+    """
+    return {
+        "name": name,
+        "variant": encoder.variant,
+        "weights_sha256": encoder.weights_sha256,
+        "fingerprint": fingerprint,
+        "fingerprint_end": encoder.fingerprint(),
+        "trained_by": encoder.trained_by,
+    }
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
 @contextmanager
 def memory_is_enough(command: str) -> Iterator[None]:
     """Turns the many ways in which memory runs out into a `Failure` that says what a command could use less of."""
@@ -356,5 +375,4 @@ def memory_is_enough(command: str) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         words = " ".join(str(error).split())[:200] or "no details"
-        less = "num_envs, a smaller image_size, network or agent.buffer_size" if command == "rl" else "demos or views, or a smaller network"
-        raise Failure(f"Out of memory ({words}). Use fewer {less}.") from error
+        raise Failure(f"Out of memory ({words}). Use fewer {LESS_MEMORY[command]}.") from error

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from envs.batch_env import BatchEnv
+    from envs.cameras import write_manifest
     from envs.registry import list_tasks, make_env, sample_views
 
-_HOMES = {"make_env": "registry", "list_tasks": "registry", "sample_views": "registry", "BatchEnv": "batch_env"}
-__all__ = ["BatchEnv", "list_tasks", "make_env", "sample_views"]
+_HOMES = {
+    "make_env": "registry",
+    "list_tasks": "registry",
+    "sample_views": "registry",
+    "BatchEnv": "batch_env",
+    "write_manifest": "cameras",
+}
+__all__ = ["BatchEnv", "list_tasks", "make_env", "sample_views", "write_manifest"]
 
 
 def __getattr__(name: str):

@@ -13,16 +13,18 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.appearance import sample_look
-from envs.cameras import nominal_cameras, sample_poses, to_world
+from envs.cameras import FACTORS, CameraSetting, Drawn, Occasion, neutral, nominal_cameras, to_world
 from envs.checks import Readings, check_expert, check_memory, check_outputs, check_views, check_whole, compile_task
 from envs.sim import ThreadsSim
 from envs.tasks.base import ArmTask
+from envs.validity import Fault, ViewFilter
 from robo_repr.core.errors import Failure, UserError, check_range
 from robo_repr.core.seeding import rng
 
 REWARDS = ("dense", "sparse")
 MAX_SIZE = 1280  # pixels of a picture's edge
 REWARD_ROUNDING = 1e-6  # how far beyond a task's `reward_range` a reward may be
+REDRAWS = 10  # of a view that `valid_views` rejects
 HOLD = 10  # steps in a row that the success condition must hold, up to an episode's last step (MVP's rule)
 
 
@@ -67,7 +69,9 @@ class BatchEnv(VectorEnv):
         *,
         num_envs: int,
         views: list[str],
-        camera: str,
+        camera: CameraSetting,
+        camera_steps: int | None,
+        valid_views: bool,
         horizon: int,
         seed: int,
         appearance: str,
@@ -83,11 +87,15 @@ class BatchEnv(VectorEnv):
     ):
         self._model = compile_task(task_class)
         self._cameras = nominal_cameras(self._model, views)
+        camera.bind(self._model, task_class.name, views)
         check_memory(self._model, num_envs, len(views), frame_stack, image_size)
         self.sim = ThreadsSim(self._model, num_envs, quality, render_threads)
         self.task = task_class(self._model, num_envs)
         self.num_envs, self.views, self.horizon, self.seed, self.device = num_envs, views, horizon, seed, torch.device(device)
-        self.camera, self.appearance, self.image_size, self.privileged = camera, appearance, image_size, privileged
+        self.camera, self.appearance, self.image_size, self.privileged = camera.text, appearance, image_size, privileged
+        self._setting, self._camera_steps = camera, camera_steps
+        self._filter = ViewFilter(self._model, self.task) if valid_views else None
+        self.view_faults = np.zeros(len(Fault), dtype=np.int64)  # how many views that were drawn had each
         self.frame_stack, self.reward, self._evaluation_ids = frame_stack, reward, episode_ids
         self._autoreset = autoreset
         if not autoreset:
@@ -101,6 +109,9 @@ class BatchEnv(VectorEnv):
         self._held = np.zeros(num_envs, dtype=np.int64)  # steps in a row that the condition has held
         self._ever = np.zeros(num_envs, dtype=bool)
         self._returns = np.zeros(num_envs, dtype=np.float64)
+        still = [Drawn(neutral(), camera.pose[None]) for camera in self._cameras]
+        self._views = [still] * num_envs  # of each world's episode, one for each camera
+        self._attempts = np.zeros((num_envs, len(views)), dtype=np.int64)  # how often views were drawn before these
         self._poses = np.zeros((num_envs, len(views), 8))
         self._looks = [sample_look("plain", rng(0, "none"))] * num_envs
         self._frames = torch.zeros((num_envs, len(views), frame_stack, 3, image_size, image_size), dtype=torch.uint8)
@@ -151,6 +162,28 @@ class BatchEnv(VectorEnv):
         self._draw(everyone, fresh=True)
         return self.observation(), {}
 
+    def view_factors(self) -> dict[str, np.ndarray]:
+        """How each world's cameras deviate from their nominal poses now: name -> (N, V), look_at (N, V, 3); see `envs.cameras.Factors`.
+
+        Raises:
+            RuntimeError: no episode has begun.
+        """
+        self._require_begun("view_factors")
+
+        def now(view: Drawn, world: int, name: str) -> np.ndarray:
+            return view.factors[name][min(self._steps[world], len(view.poses) - 1)]
+
+        return {name: np.array([[now(view, world, name) for view in views] for world, views in enumerate(self._views)]) for name in FACTORS}
+
+    @property
+    def view_counts(self) -> dict[str, int]:
+        """How many views ``valid_views`` drew since the environment was made, and how many of them it rejected; see `view_faults`."""
+        return {"drawn": int(self.view_faults.sum()), "rejected": int(self.view_faults[1:].sum())}
+
+    def view_poses(self) -> list[dict[str, np.ndarray]]:
+        """The views of each world's episode, as a manifest holds them: camera -> poses (T, 8) in the frame of its parent body."""
+        return [{camera.name: view.poses for camera, view in zip(self._cameras, views, strict=True)} for views in self._views]
+
     def stagger(self) -> None:
         """Spreads the worlds over the horizon, so that later resets come one by one: world i is taken to be at step i * horizon / N."""
         self._steps = np.arange(self.num_envs) * self.horizon // self.num_envs
@@ -184,6 +217,8 @@ class BatchEnv(VectorEnv):
         }
         self.seconds["physics"] += time.perf_counter() - began
 
+        if self._setting.moves:
+            self._aim(np.arange(self.num_envs))
         self._draw(np.arange(self.num_envs), fresh=False)
         ended = np.flatnonzero(done)
         if len(ended) and self._autoreset:
@@ -271,6 +306,7 @@ class BatchEnv(VectorEnv):
             "held": self._held.copy(),
             "ever": self._ever.copy(),
             "returns": self._returns.copy(),
+            "attempts": self._attempts.copy(),
             "frames": self._frames.clone(),
             "calls": self._calls,
             "warnings": dict(self.warnings),
@@ -297,7 +333,10 @@ class BatchEnv(VectorEnv):
         self._ever, self._returns = np.array(state["ever"], dtype=bool), np.array(state["returns"], dtype=np.float64)
         self.sim.set_state(state["sim"])
         self.task.load_state_dict(state["task"])
-        self._begin_episodes(np.arange(self.num_envs))
+        self._attempts = np.array(state.get("attempts", np.zeros_like(self._attempts)))  # older snapshots had none
+        everyone = np.arange(self.num_envs)
+        self._draw_looks(everyone)
+        self._draw_views(everyone)
         self._read()
         self._frames = state["frames"].clone()
         self._calls, self.warnings = int(state["calls"]), {kind: int(count) for kind, count in state["warnings"].items()}
@@ -336,7 +375,11 @@ class BatchEnv(VectorEnv):
         self.task.begin(ids, self._readings)
         self._steps[ids] = self._held[ids] = 0
         self._ever[ids], self._returns[ids] = False, 0
-        self._begin_episodes(ids)
+        self._draw_looks(ids)
+        self._attempts[ids] = 0
+        self._draw_views(ids)
+        if self._filter is not None and self._cameras:
+            self._redraw_views(ids)
         self.seconds["reset"] += time.perf_counter() - began
 
     def _read(self) -> None:
@@ -376,12 +419,54 @@ class BatchEnv(VectorEnv):
     def _place(self, world: int) -> str:
         return f"Step {self._calls}, world {world}, episode {'/'.join(map(str, self._episode(world)))}"
 
-    def _begin_episodes(self, ids: np.ndarray) -> None:
-        """Draws cameras and looks of the worlds' current episodes: functions of the seed and the episode alone, so never saved."""
-        episodes = [self._episode(i) for i in ids]
-        self._poses[ids] = sample_poses(self._cameras, self.camera, self.seed, episodes)
-        for i, episode in zip(ids, episodes, strict=True):
-            self._looks[i] = sample_look(self.appearance, rng(self.seed, "appearance", *episode), self.task.keep_clear)
+    def _draw_looks(self, ids: np.ndarray) -> None:
+        """What the worlds' current episodes look like: a function of the seed and the episode alone, so never saved."""
+        for i in ids:
+            self._looks[i] = sample_look(self.appearance, rng(self.seed, "appearance", *self._episode(i)), self.task.keep_clear)
+
+    def _draw_views(self, ids: np.ndarray) -> None:
+        """Where the cameras of the worlds' current episodes stand: a function of the seed, the episode and the attempts alone."""
+        for i in ids:
+            occasion = Occasion(self._episode(i), self.horizon, self._progress(i))
+            self._views[i] = self._setting.draw(self._cameras, self.seed, occasion, self._attempts[i].tolist())
+        self._aim(ids)
+
+    def _progress(self, world: int) -> float:
+        """Share of the training that was done when a world's episode began, were all episodes of full length: a function of its id."""
+        if self._camera_steps is None:
+            return 1.0
+        return min(1.0, int(self._counts[world]) * self.horizon * self.num_envs / self._camera_steps)
+
+    def _aim(self, ids: np.ndarray) -> None:
+        """Takes the cameras' poses from the views of the worlds' episodes, at their present step."""
+        for i in ids:
+            for column, view in enumerate(self._views[i]):
+                self._poses[i, column] = view.poses[min(self._steps[i], len(view.poses) - 1)]
+
+    def _redraw_views(self, ids: np.ndarray) -> None:
+        """Draws views anew that the filter rejects, a few times; the last one stays."""
+        assert self._filter is not None
+        nominal = np.tile([camera.pose for camera in self._cameras], (self.num_envs, 1, 1))
+        judged = (self._poses[ids] != nominal[ids]).any(axis=2)  # a camera that stays nominal is not drawn
+        for attempt in range(REDRAWS + 1):
+            poses, unmoved = (self._world_poses(self._cameras, each)[ids] for each in (self._poses, nominal))
+            looks = [self._looks[i] for i in ids]
+            faults = self._filter.find_faults(self.sim, poses, unmoved, ids, looks)
+            wrong = faults != Fault.NONE
+            self.view_faults += np.bincount(faults[judged], minlength=len(Fault))
+            if attempt == REDRAWS:
+                break
+            if self._setting.together:
+                wrong |= wrong.any(axis=1, keepdims=True)
+            self._attempts[ids] += wrong
+            again = wrong.any(axis=1)
+            ids, judged = ids[again], wrong[again]  # the others were counted before
+            before = self._poses[ids]
+            self._draw_views(ids)
+            changed = (self._poses[ids] != before).any(axis=(1, 2))  # a list of views has no others to offer
+            ids, judged = ids[changed], judged[changed]
+            if not len(ids):
+                break
 
     def _draw(self, ids: np.ndarray, fresh: bool) -> None:
         """Draws worlds into the frame stack; a fresh episode's first picture fills it."""

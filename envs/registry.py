@@ -10,7 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from envs.appearance import APPEARANCES
 from envs.batch_env import MAX_SIZE, REWARDS, BatchEnv
-from envs.cameras import FACTORS, apply_factors, check_level, nominal_cameras, sample_factors
+from envs.cameras import FACTORS, Occasion, nominal_cameras, parse_camera
 from envs.checks import check_device, check_episode_ids, check_task, check_views, check_whole, compile_task
 from envs.gym_env import GymEnv
 from envs.render import QUALITIES
@@ -28,6 +28,7 @@ TASKS = {
 }
 APIS = ("batch", "gymnasium")
 SIMS = ("threads",)
+SAMPLED_HORIZON = 100  # of the episodes in which `sample_views` looks for moving cameras: those of MoVie's sweep
 
 
 def list_tasks() -> list[str]:
@@ -84,6 +85,8 @@ class Settings(TypedDict, total=False):
     num_envs: int
     views: Sequence[str] | str | None
     camera: str
+    camera_steps: int | None
+    valid_views: bool
     horizon: int | None
     seed: int
     appearance: str
@@ -115,6 +118,8 @@ def make_env(
     num_envs: int = 1,
     views: Sequence[str] | str | None = None,
     camera: str = "L1",
+    camera_steps: int | None = None,
+    valid_views: bool = False,
     horizon: int | None = None,
     seed: int = 0,
     appearance: str = "plain",
@@ -137,7 +142,12 @@ def make_env(
         render_mode: with ``api="gymnasium"``, None or ``"rgb_array"``.
         num_envs: N.
         views: cameras to draw, in this order; an empty list draws none. Default: front and wrist.
-        camera: how far the cameras may deviate from their nominal pose in each episode, ``"L0"`` (not at all) to ``"L5"``.
+        camera: how the cameras deviate from their nominal pose in each episode, such as ``"L0"`` (not at all) to ``"L5"``,
+            ``"L3:shell"``, ``"colosseum"`` or the path of a manifest; see `envs.cameras.parse_camera` and docs/viewpoint.md.
+        camera_steps: steps of all worlds over which a camera that changes with the training, such as ``"L0..L3"``, goes from its first
+            to its last level.
+        valid_views: draws views anew (up to 10 times) that do not show the gripper or what the task shows, or that lie inside something;
+            see `envs.validity.ViewFilter`. ``view_counts`` of the environment tells how many were drawn and rejected.
         horizon: steps per episode; default the task's own.
         seed: root of all random streams.
         appearance: ``"plain"``, or ``"random"``: table, floor, light and three distractors change with every episode.
@@ -177,13 +187,22 @@ def make_env(
         ("seed", seed, 0, 2**63 - 1),
     ):
         check_whole(key, value, low, high)
-    for key, value in (("privileged", privileged), ("autoreset", autoreset)):
+    for key, value in (("privileged", privileged), ("autoreset", autoreset), ("valid_views", valid_views)):
         if not isinstance(value, bool | np.bool_):
             raise UserError(f"{key}={value!r} is not possible. {key} must be True or False.")
     if render_threads is not None:
         check_whole("render_threads", render_threads, 1, 1024)
     check_device(device)
     ids = None if episode_ids is None else check_episode_ids(episode_ids)
+    setting = parse_camera("camera", camera)
+    if camera_steps is not None:
+        check_whole("camera_steps", camera_steps, 1)
+    if setting.is_schedule and (camera_steps is None or ids is not None):
+        raise UserError(
+            f"camera={camera} changes over a training, "
+            + ("but evaluation episodes belong to none." if ids else "whose length is not known.")
+            + " Choose one level, such as L3, or in a training of your own give camera_steps=STEPS."
+        )
     plain = api == "gymnasium"
     if plain and num_envs != 1:
         raise UserError(f"num_envs={num_envs} does not go with api=gymnasium, which is one world. Leave num_envs out, or use api=batch.")
@@ -193,7 +212,9 @@ def make_env(
         cls,
         num_envs=num_envs,
         views=check_views(views),
-        camera=check_level("camera", camera),
+        camera=setting,
+        camera_steps=camera_steps,
+        valid_views=valid_views,
         horizon=horizon,
         seed=seed,
         appearance=appearance,
@@ -217,17 +238,24 @@ def make_env(
 
 
 def sample_views(camera: str, n: int = 1, *, task: str = "reach", views: Sequence[str] | str | None = None, seed: int = 0) -> dict:
-    """n draws of a camera setting, as training episodes would see them.
+    """n draws of a camera setting, as training episodes would see them; of a camera that moves within an episode, one frame of each of n
+    episodes of 100 steps, and of one that changes over a training, its n even parts.
 
     Returns:
         ``factors``: name -> (n, V) deviations from the nominal view in degrees (azimuth, elevation, roll, fov), as a factor (distance), or
         (n, V, 3) in metres (look_at); ``poses``: (n, V, 8), position in metres, quaternion wxyz and vertical field of view in degrees, in
         the frame of the camera's parent body (the world, or the hand).
     """
-    level = check_level("camera", camera)
-    cameras = nominal_cameras(compile_task(task_class(task)), check_views(views))
-    drawn = [[sample_factors(c, level, rng(seed, f"camera/{c.name}", "training", 0, i)) for c in cameras] for i in range(n)]
+    setting, model = parse_camera("camera", camera), compile_task(task_class(task))
+    cameras = nominal_cameras(model, check_views(views))
+    setting.bind(model, task, [each.name for each in cameras])
+    drawn = []
+    for i in range(n):
+        occasion = Occasion(("training", 0, i), SAMPLED_HORIZON, (i + 1) / n)
+        frame = int(rng(seed, "sampled frame", i).integers(SAMPLED_HORIZON + 1))
+        rows = [(view, min(frame, len(view.poses) - 1)) for view in setting.draw(cameras, seed, occasion)]
+        drawn.append([({name: view.factors[name][row] for name in FACTORS}, view.poses[row]) for view, row in rows])
     return {
-        "factors": {name: np.array([[factors[name] for factors in row] for row in drawn]) for name in FACTORS},
-        "poses": np.array([[apply_factors(c, factors) for c, factors in zip(cameras, row, strict=True)] for row in drawn]),
+        "factors": {name: np.array([[factors[name] for factors, _ in row] for row in drawn]) for name in FACTORS},
+        "poses": np.array([[pose for _, pose in row] for row in drawn]),
     }

@@ -35,8 +35,6 @@ class GroundTruth:
         self.keys, self._env, self._views, self._size = list(keys), env, views, size
         model, shown = env.task.arm.model, env.task.shown
         self._bodies = list(range(1, model.nbody))  # without the world itself
-        self._holders = [int(model.geom(name).bodyid[0]) for name in shown]
-        self._places = np.array([model.geom(name).pos for name in shown])  # in their bodies' frames
         geoms = [model.geom(i) for i in range(model.ngeom)]
         names = {
             "segmentation": ("segment_names", [geom.name or model.body(int(geom.bodyid[0])).name for geom in geoms]),
@@ -61,11 +59,16 @@ class GroundTruth:
 
     def _keypoints(self) -> np.ndarray:
         tool = self._env.sim.readings()["tool_position"].numpy()
-        positions, quaternions = self._env.sim.body_pose(self._holders)
-        centres = positions + np.einsum("npij,pj->npi", quaternion_to_matrix(quaternions), self._places)
-        points = np.concatenate([centres, tool[:, None]], axis=1)
+        points = np.concatenate([shown_positions(self._env), tool[:, None]], axis=1)
         cameras = self._env.observation()["camera"].cpu().numpy()[:, [self._env.views.index(view) for view in self._views]]
         return project(points, cameras, self._size)
+
+
+def shown_positions(env: BatchEnv) -> np.ndarray:
+    """Where the centres of the geoms lie that the task shows, now: (N, P, 3) in the world, metres, in the order of the task's ``shown``."""
+    geoms = [env.task.arm.model.geom(name) for name in env.task.shown]
+    positions, quaternions = env.sim.body_pose([int(geom.bodyid[0]) for geom in geoms])
+    return positions + np.einsum("npij,pj->npi", quaternion_to_matrix(quaternions), np.array([geom.pos for geom in geoms]))
 
 
 def project(points: np.ndarray, cameras: np.ndarray, size: int) -> np.ndarray:

@@ -6,6 +6,9 @@ tasks     what is to be done, when it counts as done, the sizes of actions and s
 cameras   draws what a task's cameras see at every level, and tells how often they see all that matters
           [task=push] [views=front,top] [appearance=random] [out=FILE.png]; default: reach, all of its cameras, plain,
           camera_sheets/TASK.png
+          [levels=[1,3]] [presets=[dcs:0.1,colosseum]] draw several episodes of these instead: of levels their shells, as
+          run_viewpoint.py takes them, and of presets= any camera setting; default: front and wrist, camera_sheets/TASK-settings.png
+presets   the camera perturbations that others published: what each does, to which cameras, its ranges, its source
 
 --json prints a list of flat rows instead. Exit code 0; 1 if an entry is broken, which its row then says; 2 for what is not known.
 """
@@ -109,28 +112,76 @@ def _tasks(try_out: Callable[[str], None]) -> Iterator[dict]:
         }
 
 
-def cameras(task: str = "reach", views: str | None = None, appearance: str = "plain", out: str | None = None) -> Iterator[dict]:
-    """One section with a row per camera; writes the picture."""
-    from sheets import EPISODES, MIN_PIXELS, SIZE, draw_sheet
+def cameras(
+    task: str = "reach",
+    presets: str | None = None,
+    levels: str | None = None,
+    views: str | None = None,
+    appearance: str = "plain",
+    out: str | None = None,
+) -> Iterator[dict]:
+    """One section; writes the picture. A row per camera, or, where settings are asked for, per setting and camera."""
+    from sheets import EPISODES, draw_settings, draw_sheet
 
-    from envs.cameras import nominal_cameras
-    from envs.checks import compile_task
+    from envs.cameras import LEVELS, nominal_cameras, parse_camera
+    from envs.checks import DEFAULT_VIEWS, compile_task
     from envs.registry import task_class
+    from envs.validity import MIN_PIXELS, SIZE, Fault
 
     model = compile_task(task_class(task))
-    names = [name.strip() for name in views.strip("[]").split(",")] if views else [model.camera(i).name for i in range(model.ncam)]
+    asked = presets is not None or levels is not None
+    names: list[str] = _list(views) if views else list(DEFAULT_VIEWS) if asked else [model.camera(i).name for i in range(model.ncam)]
     nominal_cameras(model, names)  # refuses unknown ones
-    with _picture(f"camera_sheets/{task}.png" if out is None else out) as path:
-        shares = draw_sheet(path, task, names, appearance)
-    rows = [{"camera": name, **{level: round(100 * float(share[i])) for level, share in shares.items()}} for i, name in enumerate(names)]
-    yield {
-        "name": task,
-        "appearance": appearance,
-        "episodes": EPISODES,
-        "seen": f"covers at least {MIN_PIXELS} of {SIZE} x {SIZE} pixels",
-        "written to": str(path),
-        "rows": rows,
-    }
+    section = {"name": task, "appearance": appearance, "episodes": EPISODES}
+    if not asked:
+        with _picture(f"camera_sheets/{task}.png" if out is None else out) as path:
+            shares = draw_sheet(path, task, names, appearance)
+        rows = [
+            {"camera": name, **{level: round(100 * float(share[i])) for level, share in shares.items()}} for i, name in enumerate(names)
+        ]
+        yield {**section, "seen": f"covers at least {MIN_PIXELS} of {SIZE} x {SIZE} pixels", "written to": str(path), "rows": rows}
+        return
+    numbers = _list(levels or "")
+    for number in numbers:
+        if f"L{number}" not in LEVELS:
+            raise unknown("levels", number, [level[1:] for level in LEVELS])
+    texts = [f"L{number}" if number == "0" else f"L{number}:shell" for number in numbers] + _list(presets or "")
+    if not texts:
+        raise UserError("No setting is named. Write levels=[0,3,5], presets=[dcs:0.1,colosseum], or both; or leave both out.")
+    settings = [parse_camera("presets", text) for text in dict.fromkeys(texts)]
+    with _picture(f"camera_sheets/{task}-settings.png" if out is None else out) as path:
+        found = draw_settings(path, task, settings, names, appearance)
+    rows = []
+    for (setting, camera), faults in found.items():
+        shares = {fault: round(100 * float((faults == fault).mean())) for fault in Fault}
+        why = {fault.name.lower(): shares[fault] for fault in Fault if fault != Fault.NONE}
+        rows.append({"setting": setting, "camera": camera, "counts": shares[Fault.NONE], **why})
+    yield {**section, "written to": str(path), "rows": rows}
+
+
+def presets() -> Iterator[dict]:
+    """One section per published perturbation, one row for each thing that may stand behind its colon."""
+    from envs.cameras import PRESETS
+    from envs.cameras.presets import describe_bounds
+
+    for name, entry in PRESETS.items():
+        yield {
+            "name": name,
+            "what": entry.what,
+            "source": entry.source,
+            "moves": entry.cameras,
+            "its poses": "relative to the task's nominal camera" if entry.relative else "absolute in the paper's scene",
+            "scales with the camera's distance": entry.scales,
+            "scale": "any above 0 and at most 1, such as" if entry.scaled else None,
+            "rows": [
+                {
+                    "setting": f"{name}:{argument}" if argument else name,
+                    "within an episode": "moves" if sampler.moves else "stands",
+                    "ranges": describe_bounds(sampler.bounds),
+                }
+                for argument, sampler in entry.samplers.items()
+            ],
+        }
 
 
 @dataclass(frozen=True)
@@ -140,7 +191,7 @@ class Group:
     Attributes:
         collect: yields its sections: dicts with ``name``, ``what``, further facts, and ``rows``. A row with ``error`` is broken. Takes the
             settings as keywords.
-        columns: those of a row that are printed, the widest last; --json has all of them.
+        columns: those of a row that are printed where a section's rows have them, the widest last; --json has all of them.
         legend: printed below.
         keys: settings that are understood.
         facts_between: what stands between facts.
@@ -172,9 +223,18 @@ GROUPS = {
     ),
     "cameras": Group(
         cameras,
-        ("camera", "L0", "L1", "L2", "L3", "L4", "L5"),
-        "Percent of the episodes at whose start the camera sees all the geoms that tell what is to be done, by level.",
-        keys=("task", "views", "appearance", "out"),
+        ("setting", "camera", "counts", "unseen", "inside", "below", "L0", "L1", "L2", "L3", "L4", "L5"),
+        "Percent of the episodes. By level: at whose start the camera sees all the geoms that tell what is to be done. By setting: whose "
+        "view counts at the start, and why others do not: gripper or task unseen though the nominal camera sees it, inside something, "
+        "or below the floor. Cameras that a setting does not move are not listed; one that moves within an episode is taken at another "
+        "frame in each.",
+        keys=("task", "presets", "levels", "views", "appearance", "out"),
+    ),
+    "presets": Group(
+        presets,
+        ("setting", "within an episode", "ranges"),
+        "Ranges are the published ones, in the paper's own terms; the tasks differ. cameras presets=[NAME,...] draws them.",
+        facts_between="\n",
     ),
 }
 
@@ -242,11 +302,12 @@ def show(sections: list[dict], group: Group) -> None:
         indented(Text(section.get("source") or "", "dim"))
         indented(Text(group.facts_between.join(f"{key}: {value}" for key, value in facts.items() if value != "-"), "dim"))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="italic")
-        for column in group.columns:
-            table.add_column(column, no_wrap=column != group.columns[-1], overflow="fold")
+        columns = [column for column in group.columns if any(column in row for row in section["rows"])]
+        for column in columns:
+            table.add_column(column, no_wrap=column != columns[-1], overflow="fold")
         for row in section["rows"]:
             if "error" not in row:
-                table.add_row(*(_text(row.get(column)) for column in group.columns))
+                table.add_row(*(_text(row.get(column)) for column in columns))
         if table.row_count:
             indented(table)
         for row in section["rows"]:
@@ -271,6 +332,11 @@ def _picture(out: str) -> Iterator[Path]:
         yield path
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}). Choose another place with out=FILE.png.") from error
+
+
+def _list(value: str) -> list[str]:
+    """The words of ``[a, b]``, or of ``a,b``."""
+    return [word.strip() for word in value.strip().removeprefix("[").removesuffix("]").split(",") if word.strip()]
 
 
 def _first_line(docstring: str | None) -> str | None:

@@ -50,7 +50,8 @@ def evaluate_run(settings: dict[str, str]) -> None:
     import torch
 
     from agents.evaluate import evaluate_agent
-    from agents.parts import choose_device, load_run
+    from agents.load import load_run
+    from agents.parts import choose_device
     from robo_repr.core.metrics import append_row
     from robo_repr.core.summary import percent, policy_name
 

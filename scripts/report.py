@@ -1,11 +1,13 @@
 """Which runs are better, and how sure that is: python scripts/report.py RUN_FOLDER... [out=FOLDER]
 
-    RUN_FOLDER  folders of run_rl.py's or run_imitation.py's runs, or folders above them, such as runs/rl or runs/benchmarks/quick
-    out         where report.html (a page that holds all its figures, and films) goes, and beside it report.png (curves), report.json and
-                report/ (the page's figures); default the common folder above the runs
+    RUN_FOLDER  folders of runs of run_rl.py, run_imitation.py or run_viewpoint.py, or folders above them, such as runs/rl or
+                runs/benchmarks/quick
+    out         where report.html (a page that holds all its figures, and films) goes, and beside it report.json, report/ (the page's
+                figures) and, where a run was trained, report.png (curves); default the common folder above the runs
 
 Runs whose settings differ in the seed alone are one group. A difference between two groups is called only with three seeds or more on
-both sides, and never between runs with other tasks, evaluation cameras, appearances, horizons, scores or numbers of episodes.
+both sides, and never between runs with other tasks, evaluation cameras, appearances, horizons, scores or numbers of episodes. Of moved
+cameras nothing is called with fewer than five seeds and 100 episodes per level.
 """
 
 import io
@@ -33,7 +35,10 @@ from robo_repr.core.report import (
     success_interval,
     unequal_contests,
 )
+from robo_repr.core.report.layout import share_left
 from robo_repr.core.report.page import read_report, write_report
+from robo_repr.core.report.view_sections import view_warnings
+from robo_repr.core.report.views import Views, area_under, titles, under, view_runs
 from robo_repr.core.stats import mean_over_seeds
 from robo_repr.core.summary import REFERENCES, rate
 
@@ -47,10 +52,12 @@ def main(arguments: list[str]) -> int:
     try:
         paths, out = parse(arguments)
         report = read_report(paths)
-        out = prepare(out or common_folder([run.path for group in report.groups for run in group.runs]))
+        out = prepare(out or common_folder(report.folders))
         # A file has no screen's width; 120 columns hold the table with most labels.
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-        show(report.groups, report.comparisons, report.left_out, console)
+        show(report.groups, report.comparisons, console)
+        show_views(report.views, console)
+        show_left_out(report.left_out, console)
         try:
             page = write_report(report, out)
         except OSError as error:
@@ -60,7 +67,8 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(f"written to {page}, {out / 'report.png'} and {out / 'report.json'}")
+    curves = [out / "report.png"] if report.groups else []
+    print(f"written to {', '.join(map(str, [page, *curves]))} and {out / 'report.json'}")
     return 0
 
 
@@ -99,8 +107,10 @@ def prepare(out: Path) -> Path:
     return out
 
 
-def show(groups: list[Group], comparisons: list[Comparison], left_out: list[tuple[Path, str]], console: Console) -> None:
-    """Prints a table for each contest, the verdicts, what was left out, and how to come by the seeds that lack."""
+def show(groups: list[Group], comparisons: list[Comparison], console: Console) -> None:
+    """Prints a table for each contest, the verdicts, and how to come by the seeds that lack."""
+    if not groups:
+        return
 
     def say(line: str, style: str = "") -> None:
         console.print(Text(line, style), soft_wrap=True)
@@ -128,10 +138,43 @@ def show(groups: list[Group], comparisons: list[Comparison], left_out: list[tupl
         say(f"not compared: groups of different tables, {reason}")
     if tested := [comparison for comparison in comparisons if comparison.estimate]:
         say(footnote(tested, groups), "dim")
+
+
+def show_views(views: Views, console: Console) -> None:
+    """Prints what policies came to under moved cameras, a table for each task, and whether that is too few for a claim."""
+    for arena in views.arenas:
+        levels = titles(arena.methods, "level")
+        for task in arena.tasks:
+            result = Table(title=Text(f"{task} under moved cameras, {arena.name}, success [95 %]"), title_justify="left")
+            result.add_column("method", overflow="fold")
+            result.add_column("seeds")
+            for heading in (*levels, "area"):
+                result.add_column(heading, justify="right", no_wrap=True)
+            methods = [method for method in arena.methods if task in method.groups]
+            known = {level: [group for method in methods if (group := under(method, level).groups.get(task))] for level in levels}
+            for method in methods:
+                group = method.groups[task]
+                cells = [view_success(group, level) for level in levels]
+                result.add_row(Text(method.label, "bold"), numbers(group.seeds), *cells, share_left(area_under(group, levels)))
+            result.add_section()
+            experts = [references(known[level], "expert") for level in levels]
+            cells = [f"{100 * np.mean([each.success.mean() for each in expert]):.0f} %" if expert else "-" for expert in experts]
+            result.add_row("expert", "", *cells, "")
+            console.print(result)
+    for warning in view_warnings(views):
+        console.print(Text(warning), soft_wrap=True)
+
+
+def view_success(group: Group, level: str) -> str:
+    runs = [run.under(level) for run in view_runs(group) if level in run.conditions]
+    return rate(*success_interval([run.own for run in runs])) if runs else "-"
+
+
+def show_left_out(left_out: list[tuple[Path, str]], console: Console) -> None:
     if left_out:
-        say("left out:")
+        console.print("left out:")
     for path, reason in left_out:
-        say(f"  {path}: {reason}")
+        console.print(Text(f"  {path}: {reason}"), soft_wrap=True)
 
 
 def footnote(tested: list[Comparison], groups: list[Group]) -> str:

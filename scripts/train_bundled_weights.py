@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from envs.appearance import sample_look
-from envs.cameras import nominal_cameras, sample_poses, to_world
+from envs.cameras import Occasion, nominal_cameras, parse_camera, to_world
 from envs.render import mujoco
 from envs.sim import ThreadsSim
 from envs.tasks.arm import JOINTS
@@ -148,7 +148,9 @@ class Studio:
         qpos, ctrl = np.zeros((len(states), self.model.nq)), np.zeros((len(states), self.model.nu))
         self.task.arm.start(np.stack([state[0] for state in states]), 0.0, qpos, ctrl)
         qpos += np.stack([state[1] for state in states])
-        poses = sample_poses(self.cameras, camera, seed, ids)
+        setting = parse_camera("camera", camera)
+        views = [setting.draw(self.cameras, seed, Occasion(episode, 1)) for episode in ids]
+        poses = np.array([[view.poses[0] for view in row] for row in views])
         for first in range(0, len(states), self.worlds):
             some = range(first, min(first + self.worlds, len(states)))
             position = np.tile([0.0, 0.0, -3.0], (len(some), self.model.nmocap, 1))

@@ -1,5 +1,6 @@
 """Run folders that are made up, so that what should be said of them is known."""
 
+import io
 import json
 from pathlib import Path
 
@@ -177,4 +178,155 @@ def make_benchmark(folder, tasks=("reach", "button", "drawer"), encoders=None, d
     if failed:
         row = {"cell": "push-mvp-25/s0", "status": "failed", "run": "push-mvp-25/s0", "error": "The disk is full. Make room & start again."}
         append_row(folder / "results.jsonl", {**row, "rerun": "python run_imitation.py benchmark=made_up cell=99"})
+    return folder
+
+
+REGIMES = {"fixed": "L0", "wide": "L3", "several": "among:front+left+right"}
+REACH = {0: 0.0, 1: 5.0, 2: 10.0, 3: 20.0, 4: 45.0, 5: 75.0}  # degrees of azimuth
+
+
+def view_rows(condition, kind, camera, shares, seed, episodes, level=None, tasks=1, appearance="plain"):
+    """The rows of views.jsonl of one condition, of the policy and of the expert.
+
+    Args:
+        shares: how likely the policy and the expert succeed; the same episodes succeed first at every level.
+    """
+    moved = np.random.default_rng([seed, 7])
+    reach = REACH.get(level or 3, 20.0) if camera != "L0" else 0.0
+    views = {}
+    for name in ("wrist", "front"):
+        scale = 0.0 if name == "wrist" else 1.0
+        factors = {"azimuth": reach, "elevation": reach / 3, "roll": reach / 5, "fov": reach / 4}
+        views[name] = {key: (scale * moved.uniform(-most, most, episodes * tasks)).round(2).tolist() for key, most in factors.items()}
+        views[name]["distance"] = [1.0] * episodes * tasks
+    luck = np.random.default_rng([seed, 3]).random(episodes * tasks)
+    rows = []
+    for policy, share in zip(("trained", "expert"), shares, strict=True):
+        won = (luck < share).astype(int)
+        successes = {"success": float(won.mean()), "success_ci95": wilson(won.sum(), len(won)), "success_end": float(won.mean())}
+        facts = {"condition": condition, "kind": kind, "level": level, "camera": camera, "appearance": appearance, "calibration": 0.0}
+        facts |= {"policy": policy, **successes, "success_ever": float(won.mean()), "return": float(10 + 20 * won.mean())}
+        facts |= {"episodes": len(won), "bad_physics": 0, "episode_success": won.tolist(), "episode_return": (10 + 20.0 * won).tolist()}
+        facts |= {"seeds_sha256": f"{seed}-{len(won)}", "views_drawn": len(won) + 4, "views_rejected": 4, "views": views, "seconds": 1.0}
+        rows.append(facts)
+    return rows
+
+
+def make_view(
+    folder,
+    seed=0,
+    levels=None,
+    encoder="mvp",
+    regime="fixed",
+    presets=None,
+    factors=None,
+    controls=None,
+    episodes=EPISODES,
+    drift=None,
+    status="finished",
+    films=False,
+    summary=(),
+    **settings,
+):
+    """A run folder as run_viewpoint.py leaves it.
+
+    Args:
+        levels, presets, factors, controls: how likely the policy succeeds, by level, camera setting, factor, and control's name and camera.
+        drift: feature drift by level.
+        settings: of the policy's training.
+    """
+    levels = {0: 0.9, 3: 0.5} if levels is None else levels
+    trained = {**SETTINGS, "camera": REGIMES.get(regime, regime), "camera_input": False, **settings, "seed": seed}
+    trained["names"] = {**SETTINGS["names"], "encoder": encoder}
+    trained["encoder"] = {"_target_": f"robo_repr.encoders.{encoder}.X", **({"variant": "tiny"} if encoder == "mvp" else {})}
+    tasks = trained["task"] if isinstance(trained["task"], list) else [trained["task"]]
+    path = Path(folder) / f"s{seed}"
+    path.mkdir(parents=True)
+    asked = {"run": f"runs/rl/x/s{seed}", "levels": list(levels), "presets": list(presets or []), "factors": list(factors or [])}
+    asked |= {"controls": list(controls or []), "episodes": episodes, "appearance": None, "seed": None, "task": None, "names": {}}
+    (path / "config.yaml").write_text(yaml.safe_dump(asked))
+    (path / "trained.yaml").write_text(yaml.safe_dump(trained))
+    (path / "overrides.txt").write_text(f"run=runs/rl/x/s{seed}\nepisodes={episodes}\n")
+    rows = []
+    for level, share in levels.items():
+        camera = f"L{level}:shell" if level else "L0"
+        rows += view_rows(f"L{level}", "level", camera, (share, 1.0), seed, episodes, level, len(tasks))
+    for preset, share in (presets or {}).items():
+        rows += view_rows(preset, "preset", preset, (share, 0.98), seed, episodes, tasks=len(tasks))
+    for factor, share in (factors or {}).items():
+        rows += view_rows(f"L3:{factor}", "factor", f"L3:{factor}:shell", (share, 1.0), seed, episodes, tasks=len(tasks))
+    for (control, camera), share in (controls or {}).items():
+        rows += view_rows(control, "control", camera, (share, 1.0), seed, episodes, 3, len(tasks))
+    (path / "views.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = {
+        "command": "viewpoint",
+        "status": status,
+        "run": asked["run"],
+        "trained_by": "rl",
+        "regime": regime,
+        "env_steps": 1000,
+        "updates": 200,
+    }
+    facts |= {"train_camera": trained["camera"], "encoder": {"name": encoder}, "seed": seed, "task": ",".join(tasks), "wall_s": 60.0}
+    facts |= {"presets": {name: {"published": "azimuth ±45° about the robot's base, radius σ 5 cm"} for name in presets or {}}}
+    (path / "summary.json").write_text(json.dumps({**facts, **dict(summary)}))
+    if drift:
+        (path / "drift.json").write_text(json.dumps(made_up_drift(drift)))
+    if films:
+        (path / "videos").mkdir()
+        for level in levels:
+            for name, grey in (("success", 200), ("failure", 60)):
+                write_film(path / "videos" / f"L{level}-{name}.mp4", np.full((2, 64, 64, 3), grey + level, dtype=np.uint8), fps=2)
+        (path / "strip.png").write_bytes(made_up_strip(levels))
+    return path
+
+
+def made_up_drift(drift):
+    """drift.json of feature drifts by level."""
+    conditions = {}
+    for level, value in drift.items():
+        facts = {"camera": f"L{level}:shell", "feature_drift": value, "feature_drift_ci95": [0.9 * value, 1.1 * value]}
+        conditions[f"L{level}"] = {**facts, "probe_cm": 2 + 5 * value, "probe_cm_ci95": [1.5 + 5 * value, 2.5 + 5 * value]}
+    return {"episodes": 100, "same_scene": 0.3, "other_scene": 1.0, "no_picture_cm": 9.0, "conditions": conditions}
+
+
+def made_up_strip(levels):
+    from PIL import Image
+
+    picture = np.random.default_rng(0).integers(0, 255, (84, 84 * len(levels), 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="png")
+    return file.getvalue()
+
+
+def make_encoder_view(folder, encoder="r3m", seed=0, drift=None):
+    """A folder of run_viewpoint.py that judged an encoder alone."""
+    path = Path(folder) / f"s{seed}"
+    path.mkdir(parents=True)
+    asked = {"run": None, "levels": [0, 3], "presets": [], "factors": [], "controls": [], "episodes": 100, "seed": seed, "task": None}
+    (path / "config.yaml").write_text(yaml.safe_dump({**asked, "variant": None, "weights": None, "readout": None, "appearance": None}))
+    (path / "overrides.txt").write_text(f"encoder={encoder}\n")
+    facts = {"command": "viewpoint", "status": "finished", "run": None, "encoder": {"name": encoder}, "task": "reach", "views": ["front"]}
+    (path / "summary.json").write_text(json.dumps({**facts, "seed": seed}))
+    (path / "drift.json").write_text(json.dumps(made_up_drift(drift or {0: 0.0, 3: 0.5})))
+    return path
+
+
+def make_views(folder, seeds=(0, 1, 2), episodes=EPISODES, films=True, encoders=("mvp", "random"), **settings):
+    """Two encoders and two regimes under levels 0, 1, 3 and 4, with presets, a factor and controls, and an encoder alone."""
+    for encoder in encoders:
+        good = 0.92 if encoder != "random" else 0.55
+        for regime in ("fixed", "wide"):
+            falls = {0: 1.0, 1: 0.95, 3: 0.45, 4: 0.15} if regime == "fixed" else {0: 0.96, 1: 0.95, 3: 0.85, 4: 0.4}
+            for seed in seeds:
+                shares = {level: good * share - 0.04 * (seed % 3) for level, share in falls.items()}
+                presets = {"vista:arc": 0.3 * good, "maniwhere": 0.4 * good, "L3:jitter": 0.7 * good}
+                controls = {("together", "L3:shell@together"): 0.4 * good, ("background", "L3:shell"): 0.3 * good}
+                controls[("alone:front", "L3:shell@front")] = 0.6 * good
+                drift = {level: (0.1 + 0.2 * level) * (1 if encoder == "mvp" else 1.4) if level else 0.0 for level in falls}
+                factors = {"azimuth": 0.6 * good, "roll": 0.8 * good}
+                more = {"films": films and seed == seeds[0], "presets": presets, "factors": factors, "controls": controls}
+                place = folder / f"reach-{encoder}-{regime}"
+                make_view(place, seed, shares, encoder, regime, episodes=episodes, drift=drift, **more, **settings)
+    make_encoder_view(folder / "reach-r3m-encoder", drift={0: 0.0, 1: 0.2, 3: 0.6, 4: 0.8})
     return folder

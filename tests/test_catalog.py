@@ -201,6 +201,88 @@ def test_the_share_of_episodes_is_counted_where_an_object_is_out_of_sight(tmp_pa
     assert [(row["camera"], row["L0"], row["L5"], row["episodes"]) for row in rows] == [("front", 100, 100, 6), ("top", 50, 50, 6)]
 
 
+def test_settings_have_a_row_for_each_camera_that_they_move(tmp_path, monkeypatch, capsys):
+    import sheets
+
+    monkeypatch.setattr(sheets, "EPISODES", 6)
+    path = tmp_path / "sheet.png"
+    words = ["task=push", "views=[front,wrist]", "levels=[0,3]", "presets=[colosseum, squint,L3:sweep@front,colosseum]", f"out={path}"]
+    assert catalog.main(["cameras", "--json", *words]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    both, alone = ["L0", "L3:shell", "squint"], ["colosseum", "L3:sweep@front"]
+    assert {(row["setting"], row["camera"]) for row in rows} == {
+        *((setting, camera) for setting in both for camera in ("front", "wrist")),
+        *((setting, "front") for setting in alone),
+    }
+    assert all(sum(row[key] for key in ("counts", "unseen", "inside", "below")) in (99, 100, 101) for row in rows)
+    assert all(row["counts"] == 100 for row in rows if row["setting"] == "L0")  # nominal views always count
+    with Image.open(path) as image:
+        assert image.height == sheets.TITLE + 2 * sheets.LINE + sheets.HEADER + len(rows) * (sheets.SMALL + sheets.GAP)
+    assert path.stat().st_size < 100_000
+
+
+def test_views_that_do_not_count_are_counted_and_framed(tmp_path, monkeypatch, capsys):
+    """A camera that is below the floor in every second view of a manifest, and stands well in the others."""
+    import sheets
+
+    from envs import sample_views
+    from envs.cameras import write_manifest
+
+    monkeypatch.setattr(sheets, "EPISODES", 8)
+    nominal = sample_views("L0", task="reach", views="front")["poses"][0, 0]
+    below = nominal.copy()
+    below[2] = -3
+    views = write_manifest(tmp_path / "views.json", "reach", [{"front": nominal}, {"front": below}], "by hand", 0)
+    path = tmp_path / "sheet.png"
+    assert catalog.main(["cameras", "--json", f"presets=[{views}]", "views=front", f"out={path}"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["counts"], row["below"], row["unseen"], row["inside"]) == (50, 50, 0, 0)
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    step, drawn = sheets.SMALL + sheets.GAP, np.linspace(0, 7, sheets.DRAWS).astype(int)
+    left, top = image.shape[1] - step * sheets.DRAWS, len(image) - step
+    edges = [image[top, left + step * column :][: sheets.SMALL] for column in range(sheets.DRAWS)]
+    assert [bool((np.abs(edge - sheets.UNSEEN).max(axis=1) < 12).all()) for edge in edges] == [bool(i % 2) for i in drawn]
+
+
+def test_a_camera_that_moves_is_taken_at_other_frames():
+    import sheets
+
+    from envs.cameras import find_factors, nominal_cameras, parse_camera
+    from envs.checks import compile_task
+    from envs.registry import task_class
+
+    cameras = nominal_cameras(compile_task(task_class("reach")), ["front"])
+    for text, way in (("L3:sweep", [0, 10, 20]), ("L3:azimuth@wrist", [0, 0, 0])):
+        poses = np.concatenate([sheets._poses(parse_camera("presets", text), cameras, i) for i in (0, 50, sheets.EPISODES - 1)])
+        assert np.allclose(np.abs(find_factors(cameras[0], poses)["azimuth"]), way, atol=0.2)
+
+
+def test_presets_are_listed_as_they_can_be_asked_for(capsys):
+    from envs.cameras import PRESETS, parse_camera
+
+    assert catalog.main(["presets", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} == set(PRESETS) and all(row["source"] and row["what"] and row["ranges"] for row in rows)
+    for row in rows:
+        assert parse_camera("presets", row["setting"]).moves == (row["within an episode"] == "moves")
+    assert {row["setting"] for row in rows if "absolute" in row["its poses"]} >= {"mvmwm:weak", "kitchenshift"}
+
+
+def test_rows_in_blocks_stand_side_by_side():
+    import sheets
+
+    sheet = sheets.Sheet("", ["a", "b", "c"], ["0", "1"], cell=20, blocks=2)
+    for row in range(3):
+        for column in range(2):
+            sheet.paste(np.full((40, 40, 3), 100 + 40 * row + 10 * column, np.uint8), row, column)
+    image = np.asarray(sheet._image)
+    areas = {value: np.argwhere((image == value).all(axis=2)) for value in (100, 110, 140, 150, 180, 190)}
+    assert all(len(area) == 400 for area in areas.values())
+    corners = {value: area.min(axis=0) for value, area in areas.items()}
+    assert (corners[140] - corners[100]).tolist() == [24, 0] and (corners[110] - corners[100]).tolist() == [0, 24]
+    assert corners[180][0] == corners[100][0] and corners[180][1] > corners[110][1] + 24
+
+
 @pytest.mark.parametrize(
     "words, answer",
     [
@@ -215,6 +297,13 @@ def test_the_share_of_episodes_is_counted_where_an_object_is_out_of_sight(tmp_pa
         (["tasks", "--foo"], "unrecognized arguments: --foo"),
         (["tasks", "--json=5"], "--json"),
         (["encoders", "task=push"], "takes no settings"),
+        (["presets", "task=push"], "takes no settings"),
+        (["cameras", "presets=dcs:5"], "presets=dcs:5 is not possible"),
+        (["cameras", "presets=[dcs:0.1,colosseun]"], "presets=colosseum"),
+        (["cameras", "presets=[movie:shakin]"], "movie:shaking"),
+        (["cameras", "presets=L3@frnt"], "front"),
+        (["cameras", "presets=[]"], "No setting is named"),
+        (["cameras", "levels=[0,7]"], "levels=7"),
     ],
 )
 def test_wrong_words_are_one_paragraph(words, answer, capsys, monkeypatch):

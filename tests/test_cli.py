@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from robo_repr.core import config
-from robo_repr.core.cli import compose, main
-from robo_repr.core.config import ImitationConfig, RecordConfig, RLConfig, build, config_names, load_part, run_name
+from robo_repr.core.cli import compose, help_page, main
+from robo_repr.core.config import ImitationConfig, RecordConfig, RLConfig, ViewpointConfig, build, config_names, load_part, run_name
 from robo_repr.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,10 @@ def test_overrides_win_over_the_budget(command):
         (["num_envs=0"], ["num_envs=0", "at least 1"]),
         (["seed=x"], ["seed", "x"]),
         (["seed=1.5"], ["seed", "1.5"]),
-        (["camera_input=perhaps"], ["camera_input", "perhaps"]),
+        (["camera_input=perhaps"], ["camera_input=perhaps", "false, pose, rays, true"]),
+        (["camera_input=ray"], ["camera_input=ray", "Did you mean camera_input=rays"]),
+        (["camera_input=[rays]"], ["camera_input=[rays]"]),
+        (["camera_input=0.5"], ["camera_input=0.5", "rays"]),
         (["reward=spars"], ["reward=spars", "reward=sparse"]),
         (["encoder_mode=full"], ["encoder_mode=full", "frozen"]),
         (["device=gpu"], ["device=gpu", "cuda"]),
@@ -182,6 +185,62 @@ def test_names_of_runs(command):
     assert len(name("agent.net=[" + ",".join(["256"] * 60) + "]")) <= 120
 
 
+def test_each_camera_input_has_one_value_and_one_name(command):
+    def given(*arguments):
+        cfg, overrides = command(*arguments)[2][0]
+        return cfg.camera_input, run_name(cfg, overrides).removeprefix("reach-mvp-sac-L1")
+
+    assert given() == given("camera_input=false") == (False, "")
+    assert given("camera_input=true") == given("camera_input=pose") == (True, "-camera_input_true")
+    assert given("camera_input=rays") == ("rays", "-camera_input_rays")
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["run=runs/rl/reach-mvp-sac-L1/s3"], "reach-mvp-sac-L1/s3"),
+        (["run=../here/reach-mvp-sac-L1/s3/", "device=auto", "fresh=true"], "reach-mvp-sac-L1/s3"),
+        (["run=a/s3", "levels=[0,1,2,3,4,5]", "episodes=100"], "a/s3"),
+        (["run=a/s3", "seed=4", "levels=[0,3]"], "a-levels_0,3-seed_4/s3"),
+        (["run=a/s3", "seed=4", "presets=['vista:arc']", "tag=mine"], "a-mine/s3"),
+        (["run=mine"], "mine"),
+        ([], "reach-mvp-encoder/s0"),
+        (["encoder=pixels", "encoder.size=8", "task=push", "seed=2"], "push-pixels-encoder-encoder.size_8/s2"),
+    ],
+)
+def test_an_evaluation_is_named_after_its_run(words, folder):
+    assert str(compose(ViewpointConfig, words)[0].folder(words)) == folder
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run=a", "encoder=pixels"], ["encoder=pixels", "run=a", "Leave out one"]),
+        (["run=a", "encoder.seed=3"], ["encoder=mvp", "run=a"]),
+        *(
+            (["run=a", word], [word, "run=a"])
+            for word in ("task=reach", "views=[front]", "weights=random", "readout=grid4", "variant=tiny")
+        ),
+        *(
+            (use + [word], [word, "belongs to a table"])
+            for word in ("regime=wide", "regimes=[wide]", "encoders=[mvp]", "learner=ppo", "steps=5", "demos=5", "cell=0")
+            for use in (["run=a"], [])
+        ),
+        (["episodes=0"], ["episodes=0", "at least 1"]),
+        (["calibration=-1"], ["calibration=-1", "at least 0"]),
+        (["seed=-1"], ["seed=-1"]),
+        (["device=gpu"], ["device=gpu", "cuda"]),
+        (["tag=a/b"], ["tag='a/b'"]),
+        (["appearance=rando"], ["appearance=rando", "appearance=random"]),
+        (["camera=L3"], ["camera"]),
+    ],
+)
+def test_the_keys_of_a_viewpoint_run_belong_to_one_use(words, says):
+    with pytest.raises(UserError) as refused:
+        compose(ViewpointConfig, words)
+    assert all(part in str(refused.value) for part in says), refused.value
+
+
 def test_a_key_may_be_called_like_a_folder_of_parts(monkeypatch, tmp_path):
     """Hydra alone would take ``policy=noisy_expert`` of a command that has no such group for the choice of a part."""
     monkeypatch.chdir(tmp_path)
@@ -225,6 +284,16 @@ def test_help_is_for_a_newcomer_and_quick():
     for part in ("encoder=", "task=", "mvp, ", "python run_rl.py encoder=mvp task=reach", "tiny"):
         assert part in result.stdout
     assert all(item.name in result.stdout for item in dataclasses.fields(RLConfig) if item.name != "names")
+
+
+@pytest.mark.parametrize("config_class", [RLConfig, ImitationConfig, RecordConfig, ViewpointConfig])
+def test_help_shows_defaults_as_they_are_typed(config_class):
+    lines = help_page(config_class).splitlines()
+    shown = dict(line.split()[0].split("=", 1) for line in lines if line.startswith("  ") and "=" in line.split()[0])
+    keys = {item.name: item for item in dataclasses.fields(config_class) if item.name != "names"}
+    assert keys.keys() <= shown.keys()
+    for name, item in keys.items():
+        assert name in config_class.groups or yaml.safe_load(shown[name]) == config.default_of(item), name
 
 
 def test_the_core_needs_no_torch():

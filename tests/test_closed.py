@@ -219,7 +219,7 @@ def test_a_run_folder_chooses_no_code(run, tmp_path):
     """What somebody else's run folder names as its encoder is called only if this repository's own YAML files name it."""
     import yaml
 
-    from agents.parts import load_run
+    from agents.load import load_run
     from robo_repr.core.errors import UserError
 
     folder, trap = tmp_path / "run", tmp_path / "executed"

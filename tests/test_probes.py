@@ -54,6 +54,34 @@ def test_a_feature_that_never_changes_gives_the_mean():
     torch.testing.assert_close(ridge_errors(x, y, ("test",))["test"], expected.double(), atol=1e-4, rtol=1e-4)
 
 
+def test_several_points_are_told_at_once():
+    x, y = linear_data(noise=0.02)
+    both = {part: torch.cat([value, 2 * value], dim=1) for part, value in y.items()}
+    alone = ridge_errors(x, y, ("test",))["test"]
+    torch.testing.assert_close(ridge_errors(x, both, ("test",))["test"], 1.5 * alone)  # of a point and of one twice as far away
+
+
+def test_a_shift_of_what_hardly_varied_does_not_drown_the_rest():
+    x, y = linear_data(noise=0.02)
+    x = {
+        part: torch.cat([value, 1e-6 * torch.randn(len(value), 40, generator=torch.Generator().manual_seed(2))], dim=1)
+        for part, value in x.items()
+    }
+    x["moved"], y["moved"] = x["test"].clone(), y["test"]
+    x["moved"][:, 10:] += 1
+    careless, careful = (ridge_errors(x, y, ("test", "moved"), shifted=shifted) for shifted in (False, True))
+    assert careful["test"].mean() < 1.2 * careless["test"].mean()
+    assert careless["moved"].mean() > 1000
+    assert careful["moved"].mean() < 2 * careful["test"].mean()
+
+
+def test_shifted_predictions_stay_within_the_places_that_were_seen():
+    x, y = linear_data()
+    x["moved"], y["moved"] = 1000 * x["test"], y["test"]
+    widest = 100 * (y["train"].amax(dim=0) - y["train"].amin(dim=0)).norm()
+    assert ridge_errors(x, y, ("moved",), shifted=True)["moved"].mean() < widest < ridge_errors(x, y, ("moved",))["moved"].mean()
+
+
 def test_interval_holds_the_mean_and_narrows_with_more_episodes():
     errors = 3 + torch.randn(400, generator=torch.Generator().manual_seed(0))
     mean, low, high = map(float, re.findall(r"[\d.]+", interval(errors[:25], 0)))

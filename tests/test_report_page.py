@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from robo_repr.core.report.page import Cell, Figure, Film, Row, Section, Table, read_report, render, write_report
-from tests.made_up_runs import make_benchmark, make_run, three
+from tests.made_up_runs import make_benchmark, make_run, make_views, three
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # The page allows no script, so that another page looks into it. What it finds becomes the text of its <pre>.
@@ -105,6 +105,28 @@ def test_the_page_of_reinforcement_learning_leaves_out_what_it_lacks(tmp_path):
     assert faults(found) == [] and len(found["images"]) == 3
     titles = ["Does pretraining help?", "Methods", "Task by task", "How runs are spread", "Learning curves", "Runs, and how to repeat them"]
     assert found["titles"] == titles
+
+
+@needs_browser
+def test_the_page_of_moved_cameras(tmp_path):
+    page = write_report(read_report([make_views(tmp_path / "runs", seeds=(0, 1))]), tmp_path)
+    for width in (1280, 400):
+        found = seen(page, width)
+        assert faults(found) == [] and len(found["films"]) == 32
+        assert len(found["images"]) == len(list((tmp_path / "report").glob("*.png"))) == 6
+    assert found["titles"] == [
+        "How far cameras can move",
+        "Level by level",
+        "Against the control arms",
+        "Where the camera stood",
+        "What the cameras saw",
+        "Films under moved cameras",
+        "Published settings on our tasks",
+        "Single factors and controls",
+        "Encoders without a policy",
+        "Viewpoint runs, and how to repeat them",
+        "Runs, and how to repeat them",
+    ]
 
 
 @needs_browser

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.camera_input import CameraInput
 from agents.eyes import Eyes
 from agents.imitation.instructions import Instructions
 from agents.imitation.policies.base import ImitationPolicy
@@ -32,7 +33,7 @@ class ImitationAgent:
         policy: what learns.
         eyes: what it sees through; calibrated before the first update.
         instructions: how it is told its task.
-        camera_input: whether the cameras' poses stand beside its state.
+        camera_input: what stands beside its state about its cameras.
         learning: how the encoder learns: ``frozen``, ``last:N`` or ``full``.
         begin: the update from which on it does; before, it is frozen.
         bn: of an encoder that learns, see `Encoder.unfreeze`.
@@ -48,7 +49,7 @@ class ImitationAgent:
         eyes: Eyes,
         instructions: Instructions,
         *,
-        camera_input: bool,
+        camera_input: CameraInput,
         learning: str,
         begin: int,
         bn: str,
@@ -170,8 +171,7 @@ class ImitationAgent:
         state = [obs["state"].float()]
         if self.instructions.size:
             state.append(obs["instruction"])
-        if self.camera_input:
-            state.append(obs["camera"].flatten(1).float())
+        state.append(self.camera_input(obs["camera"]))
         seen = {"features": features.float(), "state": torch.cat([part.cpu() for part in state], dim=1)}
         first = torch.ones(len(features), dtype=torch.bool) if memory is None or first is None else torch.as_tensor(first)
         with torch.no_grad():

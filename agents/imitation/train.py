@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.camera_input import CameraInput
 from agents.evaluate import Evaluation
 from agents.eyes import Eyes
 from agents.imitation.agent import ImitationAgent
@@ -51,6 +52,11 @@ def build_parts(cfg: ImitationConfig, device: str, *, training: bool = True) -> 
     encoder, tasks = build_encoder_of(cfg, device), tasks_of(cfg)
     if cfg.augment != "none" and not needs_pictures(encoder):
         raise UserError(f"augment={cfg.augment} changes pictures, but encoder={cfg.names['encoder']} sees none. Leave augment out.")
+    if cfg.camera_input == "rays" and cfg.augment == "crop":
+        raise UserError(
+            "camera_input=rays says where the cells of the pictures look, but augment=crop cuts and enlarges the pictures that it learns "
+            "from. Use augment=shift (at most 4 pixels) or none."
+        )
     worlds = {}
     for task in tasks:
         with closing(make_env(**env_settings(cfg, cfg.eval_camera, needs_pictures(encoder), task), num_envs=1)) as env:
@@ -61,7 +67,8 @@ def build_parts(cfg: ImitationConfig, device: str, *, training: bool = True) -> 
     first = worlds[tasks[0]]
     eyes = Eyes(encoder, first.views, first.frame_stack, cfg.readout, cfg.view_fusion)
     instructions = Instructions(cfg.instruction, tasks, encoder)
-    state = first.state + instructions.size + (8 * len(first.views) if cfg.camera_input else 0)
+    camera_input = CameraInput(cfg.camera_input, eyes, first.size)
+    state = first.state + instructions.size + camera_input.size
     with torch.random.fork_rng(devices=[]):  # who only acts keeps his random numbers
         torch.manual_seed(stream_seed(cfg.seed, "policy"))
         policy = build(cfg.policy, sizes=Sizes(eyes.dim, state, first.actions))
@@ -70,7 +77,7 @@ def build_parts(cfg: ImitationConfig, device: str, *, training: bool = True) -> 
         policy,
         eyes,
         instructions,
-        camera_input=cfg.camera_input,
+        camera_input=camera_input,
         learning=("full" if cfg.encoder_mode == "scratch" else cfg.encoder_mode) if begin < cfg.steps else "frozen",
         begin=begin,
         bn=cfg.encoder_bn,
@@ -179,8 +186,8 @@ class Imitation(PolicyRun):
             parts = [state]
             if self.agent.instructions.size:
                 parts.append(self.agent.instructions.vector(demos.task, demos.language[number]).expand(len(state), -1))
-            if self.cfg.camera_input:
-                parts.append(demos.cameras(number).flatten(1))
+            if self.agent.camera_input.size:
+                parts.append(self.agent.camera_input(demos.cameras(number)))
             found.append(torch.cat(parts, dim=1))
         return found
 

@@ -40,7 +40,8 @@ def load_run_of(cfg: RecordConfig, task: str | None) -> Run:
     if not folder.is_dir():
         words = str(unknown("policy", cfg.policy, POLICIES))
         raise UserError(f"{words} A policy that was trained is named by the folder of its run, but there is no folder {cfg.policy}.")
-    from agents.parts import env_settings, load_run, needs_pictures, tasks_of
+    from agents.load import load_run
+    from agents.parts import env_settings, needs_pictures, tasks_of
 
     parts, run, step = load_run(folder)
     parts.env.close()

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import difflib
 import faulthandler
+import inspect
 import io
 import itertools
 import math
@@ -484,7 +485,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 def help_page(config_class: type) -> str:
     """What --help prints."""
-    lines = [f"python {config_class.program} key=value ...", "", (config_class.__doc__ or "").strip(), ""]
+    lines = [f"python {config_class.program} key=value ...", "", inspect.getdoc(config_class) or "", ""]
     fields = sorted(
         (item for item in dataclasses.fields(config_class) if item.name != "names"), key=lambda item: item.name not in config_class.groups
     )
@@ -512,4 +513,4 @@ def help_page(config_class: type) -> str:
 def _shown(config_class: type, item: dataclasses.Field) -> str:
     if item.name in config_class.groups:
         return config_class.groups[item.name]
-    return yaml.safe_dump(default_of(item)).split("\n")[0]
+    return yaml.safe_dump(default_of(item), default_flow_style=True).split("\n")[0].replace(", ", ",")

@@ -12,6 +12,7 @@ from robo_repr.core.errors import UserError, check_range, unknown
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+CAMERA_INPUTS = {False: False, True: True, "pose": True, "rays": "rays"}  # as they may be written, and as they are kept
 # They say where and how long, not what is learned: they never enter the name of a run.
 NOT_IN_NAME = (
     "task",
@@ -36,8 +37,8 @@ def config_names(group: str) -> list[str]:
 
 
 def folder_of(config_class: Any, group: str) -> str:
-    """Where a command's parts of a group stand under configs/: each command has budgets of its own."""
-    return f"budget/{config_class.command}" if group == "budget" else group
+    """Where a command's parts of a group stand under configs/: each command has budgets and benchmarks of its own."""
+    return f"{group}/{config_class.command}" if group in ("budget", "benchmark") else group
 
 
 def load_part(group: str, name: str) -> dict:
@@ -99,7 +100,7 @@ class RunConfig:
     precision: str = key("float32", "of the encoder: bfloat16 is faster for most large ones", options=("float32", "bfloat16"))
     readout: str = key("grid4", "what the policy gets of the features", options=("grid4", "keypoints", "pooled", "tokens"))
     view_fusion: str = key("concatenate", "how several views become one feature", options=("concatenate", "mean"))
-    camera_input: bool = key(False, "gives the policy the cameras' poses")
+    camera_input: Any = key(False, "tells the policy of its cameras; true: their poses; rays: the ray through each place of the read-out")
     views: Any = key(None, "cameras, such as [front,wrist]; null = the task's choice", first=True)
     camera: Any = key("L1", "how far cameras move per training episode, L0 (fixed) to L5", first=True)
     eval_camera: Any = key("L1", "the same for evaluation")
@@ -125,10 +126,10 @@ class RunConfig:
     def validate(self) -> None:
         """Checks ranges and options; raises `UserError`. Names of tasks and cameras are checked where they are known, in envs."""
         check(self)
-        if not re.fullmatch(r"cpu|auto|mps|cuda(:\d+)?", self.device):
-            raise UserError(f"device={self.device} is not known. Use cpu, cuda, cuda:N, mps, or auto.")
-        if self.tag is not None and not re.fullmatch(r"\w[\w.,+-]*", self.tag):
-            raise UserError(f"tag={self.tag!r} cannot be part of a folder's name. Use letters, digits and _ . , + - only.")
+        check_device_and_tag(self)
+        if not isinstance(self.camera_input, bool | int | str) or self.camera_input not in CAMERA_INPUTS:
+            raise unknown("camera_input", shortly(self.camera_input), (str(option).lower() for option in CAMERA_INPUTS))
+        self.camera_input = CAMERA_INPUTS[self.camera_input]
 
 
 @dataclass
@@ -174,6 +175,7 @@ class ImitationConfig(RunConfig):
     program: ClassVar[str] = "run_imitation.py"
     learner: ClassVar[str] = "policy"
     groups: ClassVar[dict[str, str]] = {"encoder": "mvp", "policy": "bc_r3m", "budget": "default"}
+    tables: ClassVar[str] = "runs/benchmarks"  # where benchmark= writes
     examples: ClassVar[tuple[str, ...]] = (
         "python run_imitation.py encoder=mvp task=reach demos=25",
         "python run_imitation.py encoder=r3m variant=resnet18 weights=FILE policy=diffusion task=push demos=50 encoder_mode=last:1",
@@ -203,7 +205,7 @@ class ImitationConfig(RunConfig):
     score: str = key("last", "which evaluation counts: last, mean_last5, or max", options=("last", "mean_last5", "max"))
     log_every: int = key(500, "updates between rows of metrics.jsonl", low=1)
     checkpoint_every: int = key(5000, "updates between checkpoints", low=1)
-    benchmark: str | None = key(None, "a table instead of one run: a name in configs/benchmark", first=True)
+    benchmark: str | None = key(None, "a table instead of one run: a name in configs/benchmark/imitation", first=True)
     encoders: Any = key(None, "encoders of the table, such as [mvp,pixels]; null = the benchmark's")
     cell: int | None = key(None, "runs this cell of the table alone", low=0)
 
@@ -220,6 +222,103 @@ class ImitationConfig(RunConfig):
                 raise UserError(
                     f"{name}={shortly(getattr(self, name))} belongs to a table. Name one, such as benchmark=quick, or leave it out."
                 )
+
+
+@dataclass
+class ViewpointConfig:
+    """Says how far a camera can move before a policy fails: of a run that is there (run=), of a whole table of encoders and training
+    regimes (benchmark=), or, without a policy and in a minute, of an encoder alone (encoder=)."""
+
+    command: ClassVar[str] = "viewpoint"
+    program: ClassVar[str] = "run_viewpoint.py"
+    apart: ClassVar[str] = "tag=episodes${episodes}"
+    groups: ClassVar[dict[str, str]] = {"encoder": "mvp"}
+    tables: ClassVar[str] = "runs/viewpoint-benchmarks"
+    of_tables: ClassVar[tuple[str, ...]] = ("regime", "regimes", "encoders", "learner", "steps", "demos", "cell")
+    of_encoders: ClassVar[tuple[str, ...]] = ("encoder", "variant", "weights", "readout", "task", "views")  # and of tables
+    examples: ClassVar[tuple[str, ...]] = (
+        "python run_viewpoint.py run=runs/rl/reach-mvp-sac-L1/s0",
+        "python run_viewpoint.py run=runs/rl/reach-mvp-sac-L1/s0 'levels=[0,3]' 'presets=[vista:arc]' 'factors=[azimuth]' episodes=50",
+        "python run_viewpoint.py benchmark=quick",
+        "python run_viewpoint.py benchmark=standard 'encoders=[mvp,pixels]' 'regimes=[fixed,wide,conditioned]' task=push",
+        "python run_viewpoint.py encoder=mvp task=reach",
+    )
+
+    run: str | None = key(None, "folder of a run of run_rl.py or run_imitation.py, which is evaluated", first=True)
+    benchmark: str | None = key(None, "a table instead of one run: a name in configs/benchmark/viewpoint", first=True)
+    levels: Any = key([0, 1, 2, 3, 4, 5], "how far cameras are moved: shells of these levels, 0 is the nominal view", first=True)
+    episodes: int = key(100, "of each camera setting and task, the same starts in all of them", first=True, low=1, high=10**6)
+    presets: Any = key([], "other camera settings, such as [vista:arc,maniwhere,L3:sweep]; scripts/catalog.py cameras draws them")
+    factors: Any = key([], "moved alone as far as level 3: of azimuth, elevation, distance, look_at, roll, fov")
+    controls: Any = key([], "of together, alone, background, calibration")
+    calibration: float = key(2.0, "degrees and centimetres by which controls=[calibration] misleads a policy", low=0, high=90)
+    appearance: str | None = key(
+        None,
+        "random: table, floor, light and distractors change per episode; null = the run's, or plain",
+        options=(None, "plain", "random"),
+    )
+    films: bool = key(True, "films a success and a failure at each level")
+    seed: int | None = key(None, "root of the evaluation's random numbers; null = the run's, or 0", low=0, high=2**32 - 1)
+    device: str = key("cpu", "cpu, cuda, cuda:N, mps, or auto")
+    tag: str | None = key(None, "a name for this evaluation's folder instead of the overrides")
+    run_dir: str | None = key(None, "the exact folder that is written; default runs/viewpoint/<name of the run>/s<seed>")
+    fresh: bool = key(False, "moves an old evaluation of the same name aside instead of resuming it; policies are kept")
+    encoder: Any = key({}, "what turns pictures into features: of a table's cells, or to be judged alone", first=True)
+    variant: str | None = key(None, "size of that encoder; null = the encoder's default")
+    weights: str | None = key(None, "of that encoder: null = bundled or fetched; random; a registry name, file, run folder, hub id")
+    readout: str | None = key(
+        None, "what a policy gets of that encoder's features; null = grid4", options=(None, "grid4", "keypoints", "pooled", "tokens")
+    )
+    task: Any = key(None, "what the robot does, for that encoder; null = reach", first=True)
+    views: Any = key(None, "cameras for that encoder, such as [front,wrist]; null = the task's choice")
+    regime: str | None = key(None, "of a table's cells: fixed, narrow, wide, several, conditioned, or a camera setting to train at")
+    learner: str = key("sac", "of a table's cells: what learns, a name in configs/agent or configs/policy")
+    steps: int | None = key(None, "of a table's cells: how long they learn; null = as their command has it", low=1)
+    demos: int | None = key(None, "of a table's cells that imitate: demonstrations; null = as run_imitation.py has it", low=1, high=10**6)
+    encoders: Any = key(None, "encoders of the table, such as [mvp,pixels]; null = the benchmark's")
+    regimes: Any = key(None, "regimes of the table, such as [fixed,wide]; null = the benchmark's")
+    cell: int | None = key(None, "runs this cell of the table alone", low=0)
+    names: dict[str, str] = field(default_factory=dict)  # as in RunConfig
+
+    def name(self, overrides: list[str]) -> str:
+        """Of the evaluation: the run's, or what is seen and through which encoder; then the tag, or overrides that change something."""
+        if self.run is not None:
+            what, told = _name_and_seed(self.run)[0], ("run",)
+        else:
+            what, told = "-".join(folder_text(part) for part in (self.task or "reach", self.names["encoder"], "encoder")), ("task", "seed")
+        changed = self.tag or "-".join(_changed(self, overrides, (*told, "encoder", "device", "tag", "run_dir", "fresh")))
+        return short_name("-".join(part for part in (what, changed) if part))
+
+    def folder(self, overrides: list[str]) -> str:
+        """Where the evaluation is, within runs/viewpoint, as far as a sweep's jobs differ in it."""
+        seed = f"s{self.seed or 0}" if self.run is None else _name_and_seed(self.run)[1]
+        return str(Path(self.name(overrides), seed))
+
+    def validate(self) -> None:
+        """Checks ranges and options, and that all keys belong to one use; raises `UserError`. What `levels` and the like may hold is
+        checked where it is known, in agents."""
+        self.check_values()
+        for name in self._given(self.of_tables):
+            raise UserError(
+                f"{name}={shortly(getattr(self, name))} belongs to a table. Name one, such as benchmark=quick, or leave it out: run=FOLDER "
+                "evaluates a run that is there, and encoder=NAME judges an encoder alone."
+            )
+        for name in self._given(self.of_encoders) if self.run is not None else ():
+            value = self.names["encoder"] if name == "encoder" else getattr(self, name)
+            raise UserError(
+                f"{name}={shortly(value)} is for judging an encoder alone, but run={self.run} has an encoder, task and views of its own. "
+                "Leave out one of them."
+            )
+
+    def check_values(self) -> None:
+        """Ranges and options of the keys, each for itself."""
+        check(self)
+        check_device_and_tag(self)
+
+    def _given(self, keys: tuple[str, ...]) -> list[str]:
+        """Those of the keys that are not at their defaults."""
+        standard = defaults(type(self), self.groups)
+        return [name for name in keys if getattr(self, name) != standard[name]]
 
 
 @dataclass
@@ -280,6 +379,14 @@ def check(config: Any) -> None:
             check_range(item.name, value, low, item.metadata["high"], item.metadata["help"])
 
 
+def check_device_and_tag(config: Any) -> None:
+    """Whether they have their form; whether there is such a device is known to torch."""
+    if not re.fullmatch(r"cpu|auto|mps|cuda(:\d+)?", config.device):
+        raise UserError(f"device={config.device} is not known. Use cpu, cuda, cuda:N, mps, or auto.")
+    if config.tag is not None and not re.fullmatch(r"\w[\w.,+-]*", config.tag):
+        raise UserError(f"tag={config.tag!r} cannot be part of a folder's name. Use letters, digits and _ . , + - only.")
+
+
 def check_kind(path: str, default: Any, value: Any) -> None:
     """Refuses a value of another kind than a part's default, and in a list an element of another kind than the default's first one.
 
@@ -302,7 +409,7 @@ def check_kind(path: str, default: Any, value: Any) -> None:
 
 def shortly(value: Any) -> str:
     """A value as it is typed, as far as that is short."""
-    text = "null" if value is None else str(value).replace(", ", ",") if isinstance(value, list) else str(value)
+    text = "null" if value is None else f"[{','.join(map(shortly, value))}]" if isinstance(value, list) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -313,13 +420,23 @@ def run_name(config: Any, overrides: list[str]) -> str:
     There is never an "=" or "/" in the name.
     """
     what = "-".join(folder_text(part) for part in (config.task, config.names["encoder"], config.names[config.learner], config.camera))
+    changed = config.tag or "-".join(_changed(config, overrides, NOT_IN_NAME))
+    return short_name("-".join(part for part in (what, changed) if part))
+
+
+def _changed(config: Any, overrides: list[str], told: tuple[str, ...]) -> list[str]:
+    """The overrides that change something, as parts of a folder's name, without the keys that are `told` otherwise."""
     before, now = defaults(type(config), config.names), dataclasses.asdict(config)
     before["budget"], now["budget"] = config.groups.get("budget"), config.names.get("budget")
-    changed = []
-    for path in sorted(override.split("=")[0] for override in overrides):
-        if path not in NOT_IN_NAME and (value := _inside(now, path)) != _inside(before, path):
-            changed.append(f"{path}_{folder_text(value)}")
-    return short_name("-".join(part for part in (what, config.tag or "-".join(changed)) if part))
+    paths = sorted(override.split("=")[0] for override in overrides)
+    values = {path: _inside(now, path) for path in paths if path not in told}
+    return [f"{path}_{folder_text(value)}" for path, value in values.items() if value != _inside(before, path)]
+
+
+def _name_and_seed(run: str) -> tuple[str, str]:
+    """("reach-mvp-sac-L1", "s0") of runs/rl/reach-mvp-sac-L1/s0; a folder that is called otherwise has no seed in its name."""
+    path = Path(run).expanduser().resolve()
+    return (path.parent.name, path.name) if re.fullmatch(r"s\d+", path.name) else (path.name, "")
 
 
 def short_name(name: str) -> str:

@@ -21,8 +21,11 @@ from robo_repr.core.lock import drop_lock, take_lock
 KEPT_CHECKPOINTS = 3
 OTHERWISE = "choose another folder with tag=NAME, seed=N or run_dir=FOLDER"  # to a folder that another process writes to
 # Keys that may differ when a run is resumed: they say how long, how loud and where, not what is learned. A budget is only the numbers
-# that it sets.
-MAY_CHANGE = ("steps", "eval_episodes", "score", "cache", "logger", "device", "fresh", "run_dir", "names.budget")
+# that it sets. Camera settings of a viewpoint evaluation come one after the other, and more of them may follow.
+MAY_CHANGE = (
+    *("steps", "eval_episodes", "score", "cache", "logger", "device", "fresh", "run_dir", "names.budget"),
+    *("levels", "presets", "factors", "controls", "films"),
+)
 OPENED = {"lock", "config.yaml", "overrides.txt", "versions.json", "checkpoints"}  # what `open` itself writes
 PACKAGES = ("torch", "mujoco", "gymnasium", "stable-baselines3", "timm", "numpy", "hydra-core", "dm_control")
 
@@ -70,7 +73,6 @@ class RunDir:
                 if fresh and is_run:
                     run._move_aside()
                 run._compare(config)
-                (path / "checkpoints").mkdir(exist_ok=True)
                 for unfinished in (path / "checkpoints").glob(".tmp-*"):
                     remove(unfinished)
                 if not (path / "config.yaml").exists():
@@ -161,7 +163,7 @@ class RunDir:
         folder, final = (self.path / "checkpoints" / name for name in (f".tmp-{step}", str(step)))
         with self.writing():
             remove(folder)
-            folder.mkdir()
+            folder.mkdir(parents=True)
             try:
                 yield folder
             except BaseException:

@@ -59,6 +59,15 @@ class EncoderSpec:
     inputs: tuple[str, ...] = ("images",)
     can: frozenset[str] = frozenset()
 
+    def fit(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How pictures of that size become `size`: height and width to which they are resized, and the row and column of the result at
+        which `size` is cropped from it."""
+        if self.resize is None or (self.untouched and (height, width) == self.size):
+            return self.size, (0, 0)
+        shorter = min(height, width)
+        resized = (int(self.resize * height / shorter), int(self.resize * width / shorter))
+        return resized, (round((resized[0] - self.size[0]) / 2), round((resized[1] - self.size[1]) / 2))
+
 
 class Features(NamedTuple):
     """pooled (B, D) float32: the method's own feature. tokens (B, K, token_dim) float32, the grid row by row, or None."""
@@ -167,17 +176,12 @@ class Encoder(nn.Module):
         """Images (B, 3, H, W), uint8 or float, to normalised float32 (B, 3, *spec.size) on the encoder's device; deterministic."""
         images = images.to(self.mean.device)
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        height, width = pixels.shape[-2:]
-        if (height, width) != self.spec.size or not (self.spec.untouched or self.spec.resize is None):
-            size, shorter = self.spec.size, min(height, width)
-            if self.spec.resize is not None:
-                size = (int(self.spec.resize * height / shorter), int(self.spec.resize * width / shorter))
-            if (height, width) != size:
-                antialias = self.spec.interpolation != "area"
-                pixels = F.interpolate(pixels, size, mode=self.spec.interpolation, antialias=antialias)
-                pixels = pixels.clamp(0, 1)  # bicubic overshoots
-            top, left = (round((now - kept) / 2) for now, kept in zip(size, self.spec.size, strict=True))
-            pixels = pixels[..., top : top + self.spec.size[0], left : left + self.spec.size[1]]
+        size, (top, left) = self.spec.fit(*pixels.shape[-2:])
+        if tuple(pixels.shape[-2:]) != size:
+            antialias = self.spec.interpolation != "area"
+            pixels = F.interpolate(pixels, size, mode=self.spec.interpolation, antialias=antialias)
+            pixels = pixels.clamp(0, 1)  # bicubic overshoots
+        pixels = pixels[..., top : top + self.spec.size[0], left : left + self.spec.size[1]]
         return (pixels - self.mean) / self.std
 
     def freeze(self, official: bool = False) -> Self:

@@ -22,6 +22,7 @@ class MadeUpConfig:
     command: ClassVar[str] = "madeup"
     program: ClassVar[str] = "run_madeup.py"
     apart: ClassVar[str] = "tag=x${steps}"
+    tables: ClassVar[str] = "runs/benchmarks"
     groups: ClassVar[dict[str, str]] = {"encoder": "mvp", "budget": "default"}
 
     encoder: Any = key({}, "sees")

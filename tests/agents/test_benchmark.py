@@ -68,7 +68,7 @@ def use_configs(folder: Path, setattr_: Any = setattr) -> None:
 
 
 def write_grid(folder: Path, text: str) -> None:
-    path = folder / "configs" / "benchmark" / "made.yaml"
+    path = folder / "configs" / "benchmark" / "madeup" / "made.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
@@ -200,7 +200,7 @@ def test_mistakes_are_one_paragraph_before_anything_runs(here, monkeypatch, caps
     assert not Path("starts").exists() and "Traceback" not in err
 
 
-@pytest.mark.parametrize("name", config_names("benchmark"))
+@pytest.mark.parametrize("name", config_names("benchmark/imitation"))
 def test_the_benchmarks_here_can_be_run(name):
     cells = Benchmark(ImitationConfig, [f"benchmark={name}", "seed=0", "task=reach", "demos=9"], "", report).cells
     assert {"random", "state"} <= {cell.arm for cell in cells} and any(cell.arm == "encoder" for cell in cells)
@@ -250,6 +250,30 @@ def test_cells_share_a_process_and_the_table_marks_controls(here, capsys):
     printed = capsys.readouterr().out
     assert "told (control)" in printed and "untrained (control)" in printed and "mvp (control)" not in printed
     assert "100 % [91 to 100]" in printed and "Below 3 seeds" in printed
+
+
+def test_several_outcomes_of_a_run_stand_side_by_side(here, capsys, monkeypatch):
+    def run(cfg: MadeUpConfig, overrides: list[str]) -> int:
+        ends = {"near": {"success": 0.9, "episodes": 10}, "far": {"success": cfg.seed / 2, "episodes": 10}}
+        summary = {"status": "finished", "success": 0.9, "episodes": 10, "levels": ends, "wall_s": 1.0}
+        with RunDir.open("madeup", "", dataclasses.asdict(cfg), overrides, cfg.seed, cfg.run_dir) as folder:
+            folder.write_json("summary.json", summary)
+        return 0
+
+    monkeypatch.setattr(made_up_cells, "run_made_up", run)
+    write_grid(here, PLAIN)
+    words = ["benchmark=made", "encoder=mvp", "task=fine"]
+
+    def side_by_side(*more: str) -> Benchmark:
+        return Benchmark(MadeUpConfig, [*words, *more], "made_up_cells.run_made_up", report, columns="levels")
+
+    for number in (0, 1):
+        assert side_by_side(f"cell={number}").run() == 0
+    assert [row["levels"]["far"]["success"] for row in rows()] == [0.0, 0.5]
+    assert side_by_side().run() == 0
+    lines = [line.split("│") for line in capsys.readouterr().out.replace("┃", "│").splitlines() if "│" in line]
+    assert [cell.strip() for cell in lines[0] if cell.strip()] == ["method", "near", "far", "seeds", "episodes"]
+    assert [cell.strip().split(" [")[0] for cell in lines[1] if cell.strip()] == ["mvp", "90 %", "25 %", "2", "20"]
 
 
 def test_other_settings_are_refused_and_fresh_begins_anew(here):

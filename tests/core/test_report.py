@@ -16,7 +16,7 @@ from robo_repr.core import curves, report
 from robo_repr.core.curves import draw_curve, draw_groups
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import append_row
-from robo_repr.core.report import compare, figures, page, read_cells, read_runs
+from robo_repr.core.report import compare, figures, page, read_cells
 from robo_repr.core.report.aggregate import Interval
 from robo_repr.core.report.methods import Method, arenas, difference_over
 from robo_repr.core.report.runs import FinishedRun, Group, Outcomes
@@ -27,6 +27,12 @@ from tests.made_up_runs import EPISODES, SETTINGS, make_benchmark, make_imitatio
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import report as command  # noqa: E402
+
+
+def read_runs(paths):
+    """The groups of runs, and what was left out."""
+    found = page.read_report(paths)
+    return found.groups, found.left_out
 
 
 @pytest.fixture

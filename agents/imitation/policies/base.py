@@ -22,7 +22,7 @@ class Sizes:
 
     Attributes:
         features: D, of what was read out of the pictures; 0 without pictures.
-        state: S, of what the robot knows of itself, with whatever else is no picture (the instruction, the cameras' poses).
+        state: S, of what the robot knows of itself, with whatever else is no picture (the instruction, the cameras' poses or rays).
         actions: A.
     """
 

@@ -1,7 +1,7 @@
 """What came of several runs: read, compared, printed by scripts/report.py, and written as a page."""
 
 from robo_repr.core.report.compare import ALL_PAIRS, PAIRED_FROM, Comparison, compare, success_interval, unequal_contests
-from robo_repr.core.report.runs import SEEDS_NEEDED, Group, Outcomes, contest_name, more_seeds, read_cells, read_runs, references
+from robo_repr.core.report.runs import SEEDS_NEEDED, Group, Outcomes, contest_name, more_seeds, read_cells, references
 
 __all__ = [
     "ALL_PAIRS",
@@ -14,7 +14,6 @@ __all__ = [
     "contest_name",
     "more_seeds",
     "read_cells",
-    "read_runs",
     "references",
     "success_interval",
     "unequal_contests",

@@ -24,7 +24,7 @@ def draw_intervals(rows: Sequence[tuple[Method, Interval]], label: str, middle: 
         middle: where a line is drawn, such as at no difference.
         span: the axis' ends.
     """
-    figure, panel = _panel(1.1 + 0.36 * len(rows))
+    figure, panel = new_panel(1.1 + 0.36 * len(rows))
     names = ["\n".join(textwrap.wrap(method.label, 34)[:2]) for method, _ in rows]
     for place, (method, interval) in enumerate(rows):
         panel.plot([interval.low, interval.high], [place, place], color=method.colour, linewidth=4, alpha=0.35, solid_capstyle="butt")
@@ -34,28 +34,28 @@ def draw_intervals(rows: Sequence[tuple[Method, Interval]], label: str, middle: 
     panel.set_yticks(range(len(rows)), [plain(name) for name in names])
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)
-    _percent(panel.xaxis)
+    percent_axes(panel.xaxis)
     margin = 0.02 * (span[1] - span[0])
     panel.set(xlabel=label, xlim=(span[0] - margin, span[1] + margin))
-    return _png(figure)
+    return png(figure)
 
 
 def draw_profiles(methods: Sequence[Method], tasks: Sequence[str]) -> bytes:
     """For each method which share of its runs succeeds in more than so many episodes."""
-    figure, panel = _panel(3.9)
+    figure, panel = new_panel(3.9)
     for method in methods:
         values, low, high = profile(method.scores(tasks), LEVELS)
         panel.step(LEVELS, values, color=method.colour, linestyle=method.dash, linewidth=1.8, where="post", label=method.label)
         panel.fill_between(LEVELS, low, high, color=method.colour, alpha=0.12, linewidth=0, step="post")
-    _percent(panel.xaxis, panel.yaxis)
+    percent_axes(panel.xaxis, panel.yaxis)
     panel.set(xlabel="success τ", ylabel="runs with success above τ", xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
-    _legend(figure, panel)
-    return _png(figure)
+    legend_below(figure, panel)
+    return png(figure)
 
 
 def draw_demos(families: Sequence[Sequence[Method]], tasks: Sequence[str]) -> bytes:
     """Success over the number of demonstrations: the mean over tasks, one line for each family of methods that differ in nothing else."""
-    figure, panel = _panel(3.7)
+    figure, panel = new_panel(3.7)
     counts = sorted({method.demos or 0 for family in families for method in family})
     for index, family in enumerate(families):
         places = np.array([counts.index(method.demos or 0) for method in family]) + 0.04 * (index - (len(families) - 1) / 2)
@@ -65,10 +65,10 @@ def draw_demos(families: Sequence[Sequence[Method]], tasks: Sequence[str]) -> by
         label = _family_label(family[0])
         panel.errorbar(places, values, np.transpose(ends), color=family[0].colour, marker="o", linewidth=1.8, capsize=3, label=label)
     panel.set_xticks(range(len(counts)), [str(count) for count in counts])
-    _percent(panel.yaxis)
+    percent_axes(panel.yaxis)
     panel.set(xlabel="demonstrations per task", ylabel="success", ylim=(-0.03, 1.03))
-    _legend(figure, panel)
-    return _png(figure)
+    legend_below(figure, panel)
+    return png(figure)
 
 
 def draw_learning(methods: Sequence[Method], task: str, unit: str) -> bytes | None:
@@ -80,7 +80,7 @@ def draw_learning(methods: Sequence[Method], task: str, unit: str) -> bytes | No
     Returns:
         None when no run was evaluated more than once.
     """
-    figure, panel = _panel(3.7)
+    figure, panel = new_panel(3.7)
     drawn: list[Group] = []
     for method in methods:
         group = method.groups[task]
@@ -105,11 +105,11 @@ def draw_learning(methods: Sequence[Method], task: str, unit: str) -> bytes | No
         if known := references(drawn, policy):
             height = np.mean([mean_of(outcomes, "success") for outcomes in known])
             panel.axhline(height, color="0.35", linestyle=style, linewidth=1.2, label=REFERENCES[policy], zorder=1)
-    _percent(panel.yaxis)
+    percent_axes(panel.yaxis)
     panel.set(xlabel=unit, ylabel="success", ylim=(-0.03, 1.03))
     panel.set_xlim(left=0)
-    _legend(figure, panel)
-    return _png(figure)
+    legend_below(figure, panel)
+    return png(figure)
 
 
 def plain(text: str) -> str:
@@ -122,7 +122,7 @@ def _family_label(method: Method) -> str:
     return ", ".join(word for word in method.label.split(", ") if word != f"{method.demos} demos")
 
 
-def _panel(height: float) -> tuple[Any, Any]:
+def new_panel(height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=160)
@@ -132,14 +132,14 @@ def _panel(height: float) -> tuple[Any, Any]:
     return figure, panel
 
 
-def _percent(*axes: Any) -> None:
+def percent_axes(*axes: Any) -> None:
     from matplotlib.ticker import PercentFormatter
 
     for axis in axes:
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _legend(figure: Any, panel: Any) -> None:
+def legend_below(figure: Any, panel: Any) -> None:
     """Below the panel, where it hides nothing; the figure grows with it."""
     handles, labels = panel.get_legend_handles_labels()
     labels = [plain(textwrap.shorten(label, 76, placeholder=" ...")) for label in labels]
@@ -148,7 +148,7 @@ def _legend(figure: Any, panel: Any) -> None:
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,13 +17,32 @@ import jinja2
 import numpy as np
 
 from robo_repr.core.curves import STEPS, draw_groups
+from robo_repr.core.errors import UserError
 from robo_repr.core.files import write_whole
 from robo_repr.core.report import papers
 from robo_repr.core.report.aggregate import Interval, Scores, iqm_interval, mean_interval
 from robo_repr.core.report.compare import ALL_PAIRS, Comparison, compare, success_interval
 from robo_repr.core.report.facts import facts
 from robo_repr.core.report.figures import draw_demos, draw_intervals, draw_learning, draw_profiles
-from robo_repr.core.report.methods import ARMS, Arena, Method, Verdict, arenas, by_family, control_of, difference_over
+from robo_repr.core.report.layout import (
+    FILM_BYTES,
+    FILMS_BYTES,
+    REFERENCE_COLOUR,
+    Cell,
+    Figure,
+    Film,
+    Row,
+    Section,
+    Table,
+    listed,
+    name_of,
+    percent,
+    points,
+    reference,
+    slug,
+    span,
+)
+from robo_repr.core.report.methods import Arena, Method, Verdict, arenas, by_family, control_of, difference_over
 from robo_repr.core.report.runs import (
     COMMANDS,
     SEEDS_NEEDED,
@@ -35,11 +54,13 @@ from robo_repr.core.report.runs import (
     read_cells,
     read_runs,
     references,
+    run_folders,
 )
-from robo_repr.core.stats import Estimate, mean_over_seeds, wilson
+from robo_repr.core.report.view_sections import view_command, view_facts, view_sections, view_warnings
+from robo_repr.core.report.views import Views, is_viewpoint, read_views
+from robo_repr.core.stats import mean_over_seeds, wilson
 from robo_repr.core.summary import REFERENCES, command_line, rate
 
-FILM_BYTES, FILMS_BYTES = 1_500_000, 24_000_000  # of one film and of all, so that a page of many encoders still opens
 FOLDED_FROM = 30  # rows, from which a table is folded
 FEW_EPISODES = 50
 SCORES = {
@@ -47,66 +68,6 @@ SCORES = {
     "mean_last5": "the mean of the last five evaluations",
     "max": "the best of all evaluations, as R3M counts it: this flatters",
 }
-REFERENCE_COLOUR = "#8b95a1"
-
-
-# ---- what a page is made of ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Cell:
-    """One cell of a table; a bar shows an interval within 0 to 1, a colour without a bar becomes a square before the text."""
-
-    text: str
-    colour: str = ""
-    bar: Interval | None = None
-    tag: str = ""
-    href: str = ""
-    code: bool = False
-
-
-@dataclass
-class Row:
-    """A row of a table; `own` is false for what is there to compare with."""
-
-    cells: list[Cell]
-    own: bool = True
-
-
-@dataclass
-class Table:
-    headings: list[str]
-    rows: list[Row]
-    title: str = ""
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Figure:
-    """A PNG picture, which is also written to ``report/<name>.png``."""
-
-    name: str
-    picture: bytes
-    caption: str
-
-
-@dataclass
-class Film:
-    film: bytes
-    caption: str
-
-
-@dataclass
-class Section:
-    """A part of the page, in this order; `small` stands last, in small print."""
-
-    title: str
-    lead: str = ""
-    text: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
-    films: list[Film] = field(default_factory=list)
-    small: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -115,6 +76,8 @@ class Report:
 
     Attributes:
         paths: where they were looked for.
+        groups, comparisons: of runs of run_rl.py and run_imitation.py.
+        views: runs of run_viewpoint.py.
         left_out: runs that could not be used, with the reason.
         cells: rows of benchmarks' results.jsonl; see `read_cells`.
     """
@@ -122,22 +85,41 @@ class Report:
     paths: Sequence[Path]
     groups: list[Group]
     comparisons: list[Comparison]
+    views: Views
     left_out: list[tuple[Path, str]]
     cells: list[dict]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Of all runs that are used."""
+        return [*(run.path for group in self.groups for run in group.runs), *self.views.paths]
 
 
 def read_report(paths: Sequence[Path]) -> Report:
     """Reads and compares the finished runs in some folders.
 
+    Args:
+        paths: folders of runs, or folders above such.
+
     Raises:
-        UserError: as `read_runs`.
+        UserError: a path is no folder or holds no run, or no run is finished.
     """
-    groups, left_out = read_runs(paths)
-    return Report(paths, groups, compare(groups), left_out, read_cells(paths))
+    left_out: list[tuple[Path, str]] = []
+    folders = run_folders(paths, left_out)
+    moved = [folder for folder in folders if is_viewpoint(folder)]
+    groups = read_runs([folder for folder in folders if folder not in moved], left_out)
+    report = Report(paths, groups, compare(groups), read_views(moved, left_out), left_out, read_cells(paths))
+    if not report.folders:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in left_out[:3]) + ("; ..." if len(left_out) > 3 else "")
+        raise UserError(
+            f"There is no finished run in {', '.join(map(str, paths))} ({reasons}). Name folders of runs that have ended; the "
+            "command that began a run goes on with it."
+        )
+    return report
 
 
 def write_report(report: Report, out: Path) -> Path:
-    """Writes report.html, its figures as report/*.png, report.png (curves of all groups) and report.json into a folder.
+    """Writes report.html, its figures as report/*.png, report.json, and where a run was trained report.png (curves) into a folder.
 
     Returns:
         The page.
@@ -151,11 +133,15 @@ def write_report(report: Report, out: Path) -> Path:
     for section in sections:
         for figure in section.figures:
             write_whole(out / "report" / f"{figure.name}.png", figure.picture)
-    draw_groups(report.groups, out / "report.png")
-    write_whole(out / "report.json", json.dumps(facts(report.groups, report.comparisons, found), indent=2) + "\n")
+    if report.groups:
+        draw_groups(report.groups, out / "report.png")
+    known = {**facts(report.groups, report.comparisons, found), "viewpoint": view_facts(report.views)}
+    write_whole(out / "report.json", json.dumps(known, indent=2) + "\n")
     page = out / "report.html"
     # A folder's name may be no text; what cannot be written of it becomes a question mark.
-    write_whole(page, render(_title(found, out), _asked(report, found), _warnings(report, found), sections).encode("utf-8", "replace"))
+    write_whole(
+        page, render(_title(report, found, out), _asked(report, found), _warnings(report, found), sections).encode("utf-8", "replace")
+    )
     return page
 
 
@@ -176,39 +162,52 @@ def render(title: str, asked: Sequence[tuple[str, list[str]]], warnings: Sequenc
 # ---- the head --------------------------------------------------------------------------------------------------------------------
 
 
-def _title(found: Sequence[Arena], out: Path) -> str:
-    methods = len(dict.fromkeys(method.label for arena in found for method in arena.methods))
-    tasks = dict.fromkeys(task for arena in found for task in arena.tasks)
-    return f"{out.resolve().name}: {counted(methods, 'method')} on {', '.join(tasks) if len(tasks) < 4 else counted(len(tasks), 'task')}"
+def _title(report: Report, found: Sequence[Arena], out: Path) -> str:
+    every = [*found, *report.views.arenas]
+    methods = len(dict.fromkeys(method.label for arena in every for method in arena.methods))
+    tasks = dict.fromkeys([*(task for arena in every for task in arena.tasks), *(encoder.task for encoder in report.views.encoders)])
+    what = counted(methods, "method") if methods else counted(len(report.views.encoders), "encoder")
+    return f"{out.resolve().name}: {what} on {', '.join(tasks) if len(tasks) < 4 else counted(len(tasks), 'task')}"
 
 
 def _asked(report: Report, found: Sequence[Arena]) -> list[tuple[str, list[str]]]:
     commands = _commands(report)
+    views = report.views
     runs = [run for group in report.groups for run in group.runs]
-    seeds = sorted({run.seed for run in runs})
     per_cell = sorted({len(group.runs) for arena in found for method in arena.methods for group in method.groups.values()})
     scores = dict.fromkeys(run.settings.get("score", "last") for run in runs)
-    return [
-        ("commands", commands[:4] + ([f"and {len(commands) - 4} more, at the end of the page"] if len(commands) > 4 else [])),
-        ("tasks", [", ".join(dict.fromkeys(task for arena in found for task in arena.tasks))]),
-        ("methods", ["; ".join(dict.fromkeys(method.label for arena in found for method in arena.methods))]),
-        ("runs", [f"{len(runs)} finished, {_span(per_cell)} of each method and task (seeds {_listed(seeds)})"]),
-        ("evaluation", [f"{arena.name} per run and task" for arena in found]),
-        ("success", [f"of {SCORES[score]}" for score in scores]),
-    ]
+    every = [*found, *views.arenas]
+    asked = [("commands", commands[:4] + ([f"and {len(commands) - 4} more, at the end of the page"] if len(commands) > 4 else []))]
+    asked.append(
+        ("tasks", [", ".join(dict.fromkeys([*(task for arena in every for task in arena.tasks), *(e.task for e in views.encoders)]))])
+    )
+    if every:
+        asked.append(("methods", ["; ".join(dict.fromkeys(method.label for arena in every for method in arena.methods))]))
+    if runs:
+        seeds = sorted({run.seed for run in runs})
+        asked.append(("runs", [f"{len(runs)} finished, {span(per_cell)} of each method and task (seeds {listed(seeds)})"]))
+        asked.append(("evaluation", [f"{arena.name} per run and task" for arena in found]))
+        asked.append(("success", [f"of {SCORES[score]}" for score in scores]))
+    if views.runs:
+        seeds = sorted({run.seed for run in views.runs})
+        said = f"{counted(len(views.runs), 'policy').replace('policys', 'policies')} (seeds {listed(seeds)})"
+        asked.append(("under moved cameras", [f"{said}; {arena.name}, per camera setting and task" for arena in views.arenas]))
+    if views.encoders:
+        asked.append(("encoders without a policy", ["; ".join(encoder.label for encoder in views.encoders)]))
+    return asked
 
 
 def _warnings(report: Report, found: Sequence[Arena]) -> list[str]:
-    warnings = []
+    warnings = view_warnings(report.views)
     groups = [group for arena in found for method in arena.methods for group in method.groups.values()]
     if few := [group for group in groups if len(group.runs) < SEEDS_NEEDED]:
-        have = _span(sorted({len(group.runs) for group in few}))
+        have = span(sorted({len(group.runs) for group in few}))
         which = "Every method has" if len(few) == len(groups) else f"{len(few)} of {len(groups)} methods on their tasks have"
         warnings.append(
             f"{which} only {have} {'seed' if have == '1' else 'seeds'} per task. That is too few for a claim about a method: "
             f"{SEEDS_NEEDED} are the least, five or more are better."
         )
-    episodes = min(group.episodes for group in groups)
+    episodes = min((group.episodes for group in groups), default=FEW_EPISODES)
     if episodes < FEW_EPISODES:
         low, high = wilson(round(episodes / 2), episodes)
         warnings.append(
@@ -227,6 +226,7 @@ def _commands(report: Report) -> list[str]:
         alone = [run for run in group.runs if run.path.resolve() not in in_cells]
         if alone:
             commands.append(_command(alone))
+    commands += [view_command(run) for run in [*report.views.runs, *report.views.encoders] if run.path.resolve() not in in_cells]
     return list(dict.fromkeys(commands))
 
 
@@ -247,12 +247,14 @@ def _failed(cells: Iterable[dict]) -> list[dict]:
 
 def _sections(report: Report, found: Sequence[Arena], out: Path) -> list[Section]:
     """All sections that have something to show."""
-    sections = [_verdicts(arena, _where(arena, found)) for arena in found]
+    sections: list[Section | None] = [_verdicts(arena, _where(arena, found)) for arena in found]
     for index, arena in enumerate(found):
         where, suffix = _where(arena, found), f"-{index + 1}" if len(found) > 1 else ""
         sections += [_methods(arena, where, suffix), _tasks(arena, where), _spread(arena, where, suffix), _demos(arena, where, suffix)]
         sections.append(_learning(arena, where, suffix))
-    sections += [_films(found), _papers(report), _cells(report.cells), _left_out(report.left_out), _runs(report, found, out)]
+    sections += [_films(found), _papers(report)]
+    sections += view_sections(report.views, out)
+    sections += [_cells(report.cells), _left_out(report.left_out), _runs(report, found, out)]
     return [section for section in sections if section]
 
 
@@ -296,12 +298,12 @@ def _verdicts(arena: Arena, where: str) -> Section | None:
     rows = []
     for verdict in tested:
         cells = [
-            _name(verdict.method),
-            _name(verdict.control),
+            name_of(verdict.method),
+            name_of(verdict.control),
             Cell(f"all {len(arena.tasks)}" if verdict.tasks == arena.tasks and len(arena.tasks) > 1 else ", ".join(verdict.tasks)),
             Cell(str(verdict.seeds)),
-            Cell(_points(verdict.estimate, verdict.level)),
-            Cell(_percent(verdict.improvement)),
+            Cell(points(verdict.estimate, verdict.level)),
+            Cell(percent(verdict.improvement)),
             Cell(verdict.outcome),
         ]
         rows.append(Row(cells))
@@ -348,15 +350,15 @@ def _methods(arena: Arena, where: str, suffix: str) -> Section | None:
     rows = []
     for method, iqm, mean in measured:
         seeds = sorted({len(group.runs) for group in method.groups.values()})
-        cells = [_name(method), Cell(f"{len(arena.tasks)} x {_span(seeds)}"), Cell(_percent(iqm), method.colour, iqm), Cell(_percent(mean))]
+        cells = [name_of(method), Cell(f"{len(arena.tasks)} x {span(seeds)}"), Cell(percent(iqm), method.colour, iqm), Cell(percent(mean))]
         rows.append(Row(cells))
     for policy, name in REFERENCES.items():
         known = [references([method.groups[task] for method in arena.methods if task in method.groups], policy) for task in arena.tasks]
         if all(known):
             scores = Scores([[outcomes.success for outcomes in each] for each in known])
             iqm, mean, seeds = iqm_interval(scores), mean_interval(scores), sorted({len(each) for each in known})
-            cells = [_reference(name), Cell(f"{len(arena.tasks)} x {_span(seeds)}")]
-            rows.append(Row([*cells, Cell(_percent(iqm), REFERENCE_COLOUR, iqm), Cell(_percent(mean))], own=False))
+            cells = [reference(name), Cell(f"{len(arena.tasks)} x {span(seeds)}")]
+            rows.append(Row([*cells, Cell(percent(iqm), REFERENCE_COLOUR, iqm), Cell(percent(mean))], own=False))
     table = Table(["method", "tasks x seeds", "interquartile mean of success [95 %]", "mean [95 %]"], rows)
     section = Section(f"{'All tasks together' if len(arena.tasks) > 1 else 'Methods'}{where}", tables=[table])
     if len(measured) > 1:
@@ -389,15 +391,15 @@ def _tasks(arena: Arena, where: str) -> Section:
             group = method.groups[task]
             minutes = sum(run.summary["wall_s"] for run in group.runs) / len(group.runs) / 60
             success, returns = _success([run.own for run in group.runs], method.colour)
-            cells = [_name(method), Cell(_listed(group.seeds)), success]
+            cells = [name_of(method), Cell(listed(group.seeds)), success]
             cells += [against.get(method.label, Cell("-"))] * bool(against)
-            cells += [returns, Cell(_span(sorted({run.steps for run in group.runs})))]
+            cells += [returns, Cell(span(sorted({run.steps for run in group.runs})))]
             rows.append(Row([*cells, Cell(_reached(group)), Cell(f"{minutes:.1f} min")]))
         for policy, name in REFERENCES.items():
             if known := references(groups, policy):
                 seeds = sorted({run.seed for group in groups for run in group.runs if policy in run.references})
                 success, returns = _success(known, REFERENCE_COLOUR)
-                cells = [_reference(name), Cell(_listed(seeds)), success, *[Cell("-")] * bool(against), returns]
+                cells = [reference(name), Cell(listed(seeds)), success, *[Cell("-")] * bool(against), returns]
                 rows.append(Row([*cells, *[Cell("-")] * 3], own=False))
         headings = ["method", "seeds", "success [95 %]", *["against untrained, points"] * bool(against), "return [95 %]"]
         headings += ["updates" if {group.command for group in groups} == {"imitation"} else "steps", "90 % at", "time"]
@@ -417,14 +419,14 @@ def _tasks(arena: Arena, where: str) -> Section:
 def _reached(group: Group) -> str:
     """When seeds first succeeded in 90 %, and how many of them did."""
     steps = sorted(step for run in group.runs if (step := run.steps_to(0.9)) is not None)
-    return "-" if not steps else _span(steps) + (f" ({len(steps)} of {len(group.runs)})" if len(steps) < len(group.runs) else "")
+    return "-" if not steps else span(steps) + (f" ({len(steps)} of {len(group.runs)})" if len(steps) < len(group.runs) else "")
 
 
 def _against(method: Method, methods: Sequence[Method], task: str) -> Cell:
     control = control_of(method, methods)
     assert control is not None
     seeds = min(method.seeds([task]), control.seeds([task]))
-    return Cell(_points(difference_over(method, control, [task])), tag="one seed" if seeds == 1 else "")
+    return Cell(points(difference_over(method, control, [task])), tag="one seed" if seeds == 1 else "")
 
 
 def _compared(groups: Sequence[Group]) -> list[str]:
@@ -472,7 +474,7 @@ def _demos(arena: Arena, where: str, suffix: str) -> Section | None:
         if drawn := [family for family in known if len(family) > 1]:
             what = f"the mean over {len(asked)} tasks" if task is None else task
             caption = f"Success over the number of demonstrations, {what}; intervals of 95 %."
-            section.figures.append(Figure(f"demos-{'all' if task is None else _slug(task)}{suffix}", draw_demos(drawn, asked), caption))
+            section.figures.append(Figure(f"demos-{'all' if task is None else slug(task)}{suffix}", draw_demos(drawn, asked), caption))
     return section if section.figures else None
 
 
@@ -484,7 +486,7 @@ def _learning(arena: Arena, where: str, suffix: str) -> Section | None:
             drawn, which = _with_most_demos(methods)
             if drawn and (picture := draw_learning(drawn, task, unit)):
                 caption = f"{task}: success at the evaluations in training, mean over seeds; bands from the worst to the best seed{which}."
-                section.figures.append(Figure(f"learning-{_slug(task)}-{command}{suffix}", picture, caption))
+                section.figures.append(Figure(f"learning-{slug(task)}-{command}{suffix}", picture, caption))
     return section if section.figures else None
 
 
@@ -539,22 +541,14 @@ def _runs(report: Report, found: Sequence[Arena], out: Path) -> Section:
                 link = Cell(str(run.path), href=f"./{quote(os.path.relpath(run.path.resolve(), out.resolve()), errors='surrogateescape')}")
                 again = reruns.get(run.path.resolve()) or _command([run])
                 success = Cell(f"{100 * run.own.success.mean():.0f} %")
-                rows.append(Row([link, _name(method), Cell(task), Cell(str(run.seed)), success, Cell(again, code=True)]))
-    table = Table(["run", "method", "task", "seed", "success", "run it again"], rows)
+                rows.append(Row([link, name_of(method), Cell(task), Cell(str(run.seed)), success, Cell(again, code=True)]))
+    tables = [Table(["run", "method", "task", "seed", "success", "run it again"], rows)] if rows else []
     again = [*_commands(report), f"python scripts/report.py {shlex.join(map(str, report.paths))}"]
     commands = Table(["all of it again, and this page"], [Row([Cell(command, code=True)]) for command in again])
-    return Section("Runs, and how to repeat them", tables=[commands, table])
+    return Section("Runs, and how to repeat them", tables=[commands, *tables])
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------------------
-
-
-def _name(method: Method) -> Cell:
-    return Cell(method.label, method.colour, tag=ARMS.get(method.arm, ""))
-
-
-def _reference(name: str) -> Cell:
-    return Cell(name, REFERENCE_COLOUR, tag="reference")
 
 
 def _success(outcomes: Sequence[Outcomes], colour: str) -> tuple[Cell, Cell]:
@@ -567,29 +561,5 @@ def _success(outcomes: Sequence[Outcomes], colour: str) -> tuple[Cell, Cell]:
     return Cell(rate(value, (low, high)), colour, Interval(value, low, high), "one seed" if len(outcomes) == 1 else ""), Cell(returns)
 
 
-def _points(estimate: Estimate, level: float = 0.05) -> str:
-    low, high = estimate.interval(level)
-    return f"{100 * estimate.value:+.0f} [{100 * low:+.0f} to {100 * high:+.0f}]"
-
-
-def _percent(interval: Interval) -> str:
-    return rate(interval.value, (interval.low, interval.high))
-
-
-def _span(numbers: Sequence[int]) -> str:
-    """``3``, or ``2 to 3``."""
-    return str(numbers[0]) if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    """``0 to 2`` for more than two in a row, else a list."""
-    in_a_row = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    return _span(seeds) if in_a_row else ", ".join(map(str, seeds))
-
-
 def _mean(group: Group) -> float:
     return float(np.mean([run.own.success.mean() for run in group.runs]))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_]+", "-", text)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ class FinishedRun:
         steps, values = self.learning()
         return next((int(step) for step, value in zip(steps, values, strict=True) if value >= share), None)
 
-    def per_task(self) -> list["FinishedRun"]:
+    def per_task(self) -> Sequence["FinishedRun"]:
         """The run on each of its tasks alone; itself, where it has one, or where an older folder does not say how they went."""
         if len(self.tasks) == 1 or not all(each.in_order for each in (self.own, *self.references.values())):
             return [self]
@@ -163,31 +164,18 @@ class Group:
         return [Group(runs, f"{self.label} on {task}" if len(by_task) > 1 else self.label) for task, runs in by_task.items()]
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[Group], list[tuple[Path, str]]]:
-    """Finds the finished runs in some folders and groups them by their settings.
+def read_runs(folders: Sequence[Path], left_out: list[tuple[Path, str]]) -> list[Group]:
+    """Reads the finished runs of run_rl.py and run_imitation.py in these folders, and groups them by their settings.
 
     Args:
-        paths: run folders, or folders above such. What ``fresh=true`` moved aside counts only when named itself.
-
-    Returns:
-        The groups, and what was left out with the reason. Of two runs with equal settings and seed the one that ended later is used.
-
-    Raises:
-        UserError: a path is no folder or holds no run, or no run is finished.
+        left_out: gets what cannot be used, with the reason. Of two runs with equal settings and seed the one that ended later is used.
     """
     runs: list[FinishedRun] = []
-    left_out: list[tuple[Path, str]] = []
-    for folder in _run_folders(paths, left_out):
+    for folder in folders:
         try:
             runs.append(_read_run(folder))
-        except _Unusable as error:
+        except Unusable as error:
             left_out.append((folder, str(error)))
-    if not runs:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in left_out[:3]) + ("; ..." if len(left_out) > 3 else "")
-        raise UserError(
-            f"There is no finished run in {', '.join(map(str, paths))} ({reasons}). Name folders of runs that have ended; the "
-            "command that began a run goes on with it."
-        )
     by_settings: dict[str, dict[int, FinishedRun]] = {}
     for run in sorted(runs, key=lambda run: (run.path / "summary.json").stat().st_mtime):
         kept = {key: value for key, value in run.settings.items() if key not in NOT_COMPARED}
@@ -200,7 +188,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Group], list[tuple[Path, str]
     groups.sort(key=lambda group: min(order.index(run.path) for run in group.runs))
     for group, label in zip(groups, _labels(groups), strict=True):
         group.label = label
-    return groups, left_out
+    return groups
 
 
 def read_cells(paths: Sequence[Path]) -> list[dict]:
@@ -248,12 +236,20 @@ def more_seeds(group: Group) -> str:
     return command_line(overrides, {"seed": ",".join(map(str, seeds))}, len(seeds) > 1, COMMANDS[group.command])
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Why a folder's run is left out."""
 
 
-def _run_folders(paths: Iterable[Path], left_out: list[tuple[Path, str]]) -> list[Path]:
-    """The folders with a config.yaml, each once, in the order of the paths and then of names."""
+def run_folders(paths: Iterable[Path], left_out: list[tuple[Path, str]]) -> list[Path]:
+    """The folders with a config.yaml, each once, in the order of the paths and then of names.
+
+    Args:
+        paths: run folders, or folders above such.
+        left_out: gets what ``fresh=true`` moved aside, which counts only when named itself.
+
+    Raises:
+        UserError: a path is no folder or holds no run.
+    """
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
@@ -284,25 +280,46 @@ def _walk(path: Path, left_out: list[tuple[Path, str]] | None = None) -> Iterato
         yield Path(parent), files
 
 
-def _read_run(path: Path) -> FinishedRun:
+@contextmanager
+def unusable_where_broken() -> Iterator[None]:
+    """Errors of reading a run's files become `Unusable`."""
     try:
-        settings = flat(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
-        if isinstance(settings["task"], list) and len(settings["task"]) == 1:
-            settings["task"] = settings["task"][0]
-        if not (path / "summary.json").exists():
-            raise _Unusable("has no summary.json: it is still running, or was killed")
-        summary = RunDir(path).summary()
-        if (made_by := summary.get("command", "rl")) not in COMMANDS:
-            raise _Unusable(f"is no run of {' or '.join(COMMANDS.values())} but of the command {made_by}")
-        if summary.get("status") in ("interrupted", "failed"):
-            raise _Unusable(f"is not finished but {summary['status']}, or still running")
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise Unusable(f"is broken: {what}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a config.yaml says, flat; one task in a list is one task."""
+    settings = flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if isinstance(settings["task"], list) and len(settings["task"]) == 1:
+        settings["task"] = settings["task"][0]
+    return settings
+
+
+def ended_summary(path: Path) -> dict:
+    """A run's summary as it stands; raises `Unusable` where the run did not end by itself."""
+    if not (path / "summary.json").exists():
+        raise Unusable("has no summary.json: it is still running, or was killed")
+    summary = RunDir(path).summary()
+    if summary.get("status") in ("interrupted", "failed"):
+        raise Unusable(f"is not finished but {summary['status']}, or still running")
+    return summary
+
+
+def _read_run(path: Path) -> FinishedRun:
+    with unusable_where_broken():
+        settings = read_settings(path / "config.yaml")
+        if (made_by := ended_summary(path).get("command", "rl")) not in COMMANDS:
+            raise Unusable(f"is no run of {' or '.join(COMMANDS.values())} but of the command {made_by}")
         if (summary := read_summary(path)) is None:
-            raise _Unusable("is broken: summary.json does not hold what a finished run leaves")
-        _check_settings(settings)
+            raise Unusable("is broken: summary.json does not hold what a finished run leaves")
+        check_settings(settings)
         camera, episodes, policy = summary["eval_camera"], summary["episodes"], policy_name(summary.get("agent"))
         run = FinishedRun(path, settings, summary, _outcomes([summary]), {})
         if policy == "trained" and run.steps < settings["steps"] or episodes != settings["eval_episodes"] * len(run.tasks):
-            raise _Unusable("is of other steps or evaluation episodes than its settings say: it was going on with them when it ended")
+            raise Unusable("is of other steps or evaluation episodes than its settings say: it was going on with them when it ended")
         rows = read_evaluations(path)
         if len(run.tasks) > 1:
             _check_tasks(own_evaluations(rows, camera, episodes))
@@ -315,13 +332,10 @@ def _read_run(path: Path) -> FinishedRun:
         own = _outcomes(counting) if counting else run.own
         told = abs(own.success.mean() - summary["success"]) < 1e-6  # else these rows are not the evaluation that the summary tells of
         return replace(run, own=own if told else run.own, references=known)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise _Unusable(f"is broken: {what}") from error
 
 
-def _check_settings(settings: dict[str, Any]) -> None:
-    """Raises `_Unusable` where what a report counts by is no such thing as the commands write."""
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises `Unusable` where what a report counts by is no such thing as the commands write."""
     tasks = settings["task"] if isinstance(settings["task"], list) else [settings["task"]]
     fit = {"task": len(set(map(repr, tasks))) == len(tasks) > 0 and all(isinstance(task, str) for task in tasks)}
     fit |= {key: type(settings[key]) is int for key in ("seed", "steps", "eval_episodes")}
@@ -329,15 +343,15 @@ def _check_settings(settings: dict[str, Any]) -> None:
     fit |= {"score": settings["score"] in ("last", "mean_last5", "max")} if "score" in settings else {}
     for key, fits in fit.items():
         if not fits:
-            raise _Unusable(f"is broken: config.yaml has {key}={word(settings[key])}")
+            raise Unusable(f"is broken: config.yaml has {key}={word(settings[key])}")
 
 
 def _check_tasks(rows: Sequence[dict]) -> None:
-    """Raises `_Unusable` where evaluations do not tell how each task went; those of older folders say nothing of it."""
+    """Raises `Unusable` where evaluations do not tell how each task went; those of older folders say nothing of it."""
     for tasks in (row["tasks"] for row in rows if "tasks" in row):
         parts = tasks.values() if isinstance(tasks, dict) else [tasks]
         if not all(isinstance(part, dict) and is_number(part.get("success")) for part in parts):
-            raise _Unusable(f"is broken: evaluations.jsonl has tasks {json.dumps(tasks)[:80]}")
+            raise Unusable(f"is broken: evaluations.jsonl has tasks {json.dumps(tasks)[:80]}")
 
 
 def scored(rows: list[dict], camera: str, episodes: int, score: str) -> list[dict]:
@@ -350,14 +364,14 @@ def scored(rows: list[dict], camera: str, episodes: int, score: str) -> list[dic
 
 def _outcomes(rows: Sequence[dict]) -> Outcomes:
     """Of one evaluation, or the means of several; per episode where the rows have them, else from the successes and the mean return."""
-    each = [_outcomes_of_one(row) for row in rows]
+    each = [outcomes_of_one(row) for row in rows]
     returns = [one.returns for one in each]
     if len(set(map(len, returns))) > 1:
         returns = [one.mean(keepdims=True) for one in returns]
     return Outcomes(np.mean([one.success for one in each], axis=0), np.mean(returns, axis=0), all(one.in_order for one in each))
 
 
-def _outcomes_of_one(row: dict) -> Outcomes:
+def outcomes_of_one(row: dict) -> Outcomes:
     episodes = int(row["episodes"])
     if episodes < 1:
         raise ValueError("no evaluation episodes")
@@ -378,8 +392,8 @@ def success_of(group: Group) -> float:
 
 def _labels(groups: list[Group]) -> list[str]:
     """For each group the settings that set it apart, such as ``encoder=mvp``; the run's name when there is one group."""
-    first = groups[0].runs[0].path.absolute()
     if len(groups) == 1:
+        first = groups[0].runs[0].path.absolute()
         return [first.parent.name if re.fullmatch(r"s\d+", first.name) else first.name]
     settings = [group.runs[0].settings for group in groups]
     shown = differing(settings)
@@ -425,6 +439,6 @@ def counted(number: int, noun: str) -> str:
 def contest_name(contest: tuple) -> str:
     """Such as ``reach, camera L1, plain, 50 episodes``."""
     task, camera, appearance, horizon, episodes, score, starts = contest
-    words = [task, f"camera {camera}", appearance, f"horizon {horizon}" if horizon else "", f"{episodes} episodes"]
+    words = [task, f"camera {camera}" if camera else "", appearance, f"horizon {horizon}" if horizon else "", f"{episodes} episodes"]
     words += ["" if score == "last" else f"score={score}", "" if starts == "fixed" else f"eval_starts={starts}"]
     return ", ".join(filter(None, words))

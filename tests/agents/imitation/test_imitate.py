@@ -15,7 +15,7 @@ from agents.evaluate import evaluate_agent
 from agents.imitation import train
 from agents.imitation.agent import ImitationAgent
 from agents.imitation.samples import Samples
-from agents.parts import load_run
+from agents.load import load_run
 from agents.recording.recorder import FIRST_ID
 from envs import make_env
 from robo_repr import load_encoder

@@ -1,0 +1,1 @@
+"""How far cameras can move before a policy fails."""
