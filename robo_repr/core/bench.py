@@ -52,7 +52,7 @@ class Bench:
         print(f"{'median of ' + str(result['n']) + ' pairs':50} {'ours':>10} {'peer':>10} {'ratio':>8}   lowest and highest")
         for name, unit in self._units.items():
             low, high = result["spread"][name]
-            figures = f"{result['ours'][name]:10.4g} {result['peer'][name]:10.4g} {result['ratio'][name]:7.1f}x   {low:.1f}x to {high:.1f}x"
+            figures = f"{result['ours'][name]:10.4g} {result['peer'][name]:10.4g} {result['ratio'][name]:7.3g}x   {low:.3g}x to {high:.3g}x"
             print(f"{f'{name} ({unit})':50} {figures}")
         print(f"on {result['machine']}")
         if json_file:
