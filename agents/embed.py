@@ -115,8 +115,9 @@ class EmbedEnv(VecEnv):
     def _begin(self) -> dict[str, torch.Tensor]:
         """Starts an episode in every world, each at another step of it: so later resets come one by one."""
         self.steps_taken = 0
-        obs, _ = self.env.reset(seed=self.env.seed)
+        self.env.reset(seed=self.env.seed)
         self.env.stagger()
+        obs = self.env.observation()
         return {**obs, "state": obs["state"].clone(), "camera": obs["camera"].clone()}
 
     def _advance(self, actions: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor, dict]:

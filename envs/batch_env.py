@@ -185,8 +185,13 @@ class BatchEnv(VectorEnv):
         return [{camera.name: view.poses for camera, view in zip(self._cameras, views, strict=True)} for views in self._views]
 
     def stagger(self) -> None:
-        """Spreads the worlds over the horizon, so that later resets come one by one: world i is taken to be at step i * horizon / N."""
+        """Spreads the worlds over the horizon, so that later resets come one by one: world i is taken to be at step i * horizon / N.
+        Where cameras move, they are then seen from there."""
         self._steps = np.arange(self.num_envs) * self.horizon // self.num_envs
+        if self._setting.moves:
+            everyone = np.arange(self.num_envs)
+            self._aim(everyone)
+            self._draw(everyone, fresh=True)
 
     def step(self, actions: np.ndarray | torch.Tensor) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor, dict]:
         """One control step of every world; see the class."""
@@ -447,24 +452,25 @@ class BatchEnv(VectorEnv):
         """Draws views anew that the filter rejects, a few times; the last one stays."""
         assert self._filter is not None
         nominal = np.tile([camera.pose for camera in self._cameras], (self.num_envs, 1, 1))
-        judged = (self._poses[ids] != nominal[ids]).any(axis=2)  # a camera that stays nominal is not drawn
+        drawn = np.ones((len(ids), len(self._cameras)), dtype=bool)  # which views are new
         for attempt in range(REDRAWS + 1):
             poses, unmoved = (self._world_poses(self._cameras, each)[ids] for each in (self._poses, nominal))
             looks = [self._looks[i] for i in ids]
             faults = self._filter.find_faults(self.sim, poses, unmoved, ids, looks)
             wrong = faults != Fault.NONE
-            self.view_faults += np.bincount(faults[judged], minlength=len(Fault))
+            drawn &= (self._poses[ids] != nominal[ids]).any(axis=2)  # a camera that stays nominal is not drawn
+            self.view_faults += np.bincount(faults[drawn], minlength=len(Fault))
             if attempt == REDRAWS:
                 break
             if self._setting.together:
                 wrong |= wrong.any(axis=1, keepdims=True)
             self._attempts[ids] += wrong
             again = wrong.any(axis=1)
-            ids, judged = ids[again], wrong[again]  # the others were counted before
+            ids, drawn = ids[again], wrong[again]
             before = self._poses[ids]
             self._draw_views(ids)
             changed = (self._poses[ids] != before).any(axis=(1, 2))  # a list of views has no others to offer
-            ids, judged = ids[changed], judged[changed]
+            ids, drawn = ids[changed], drawn[changed]
             if not len(ids):
                 break
 

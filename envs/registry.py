@@ -245,7 +245,12 @@ def sample_views(camera: str, n: int = 1, *, task: str = "reach", views: Sequenc
         ``factors``: name -> (n, V) deviations from the nominal view in degrees (azimuth, elevation, roll, fov), as a factor (distance), or
         (n, V, 3) in metres (look_at); ``poses``: (n, V, 8), position in metres, quaternion wxyz and vertical field of view in degrees, in
         the frame of the camera's parent body (the world, or the hand).
+
+    Raises:
+        UserError: there is no such setting, task or view; n or seed is no whole number in range.
     """
+    check_whole("n", n, 1)
+    check_whole("seed", seed, 0)
     setting, model = parse_camera("camera", camera), compile_task(task_class(task))
     cameras = nominal_cameras(model, check_views(views))
     setting.bind(model, task, [each.name for each in cameras])

@@ -35,10 +35,10 @@ from robo_repr.core.report import (
     success_interval,
     unequal_contests,
 )
-from robo_repr.core.report.layout import share_left
+from robo_repr.core.report.layout import percent, share_left
 from robo_repr.core.report.page import read_report, write_report
 from robo_repr.core.report.view_sections import view_warnings
-from robo_repr.core.report.views import Views, area_under, titles, under, view_runs
+from robo_repr.core.report.views import Views, area_under, expert_under, success_under, titles
 from robo_repr.core.stats import mean_over_seeds
 from robo_repr.core.summary import REFERENCES, rate
 
@@ -151,23 +151,17 @@ def show_views(views: Views, console: Console) -> None:
             for heading in (*levels, "area"):
                 result.add_column(heading, justify="right", no_wrap=True)
             methods = [method for method in arena.methods if task in method.groups]
-            known = {level: [group for method in methods if (group := under(method, level).groups.get(task))] for level in levels}
             for method in methods:
                 group = method.groups[task]
-                cells = [view_success(group, level) for level in levels]
-                result.add_row(Text(method.label, "bold"), numbers(group.seeds), *cells, share_left(area_under(group, levels)))
+                cells = [percent(known) if (known := success_under(group, level)) else "-" for level in levels]
+                cells = [cell.replace(" [", "\n[") for cell in (*cells, share_left(area_under(group, levels)))]  # six levels side by side
+                result.add_row(Text(method.label, "bold"), numbers(group.seeds), *map(Text, cells))
             result.add_section()
-            experts = [references(known[level], "expert") for level in levels]
-            cells = [f"{100 * np.mean([each.success.mean() for each in expert]):.0f} %" if expert else "-" for expert in experts]
-            result.add_row("expert", "", *cells, "")
+            experts = [expert_under(methods, task, level) for level in levels]
+            result.add_row("expert", "", *(f"{100 * known.value:.0f} %" if known else "-" for known in experts), "")
             console.print(result)
     for warning in view_warnings(views):
         console.print(Text(warning), soft_wrap=True)
-
-
-def view_success(group: Group, level: str) -> str:
-    runs = [run.under(level) for run in view_runs(group) if level in run.conditions]
-    return rate(*success_interval([run.own for run in runs])) if runs else "-"
 
 
 def show_left_out(left_out: list[tuple[Path, str]], console: Console) -> None:

@@ -256,7 +256,7 @@ def make_view(
     for factor, share in (factors or {}).items():
         rows += view_rows(f"L3:{factor}", "factor", f"L3:{factor}:shell", (share, 1.0), seed, episodes, tasks=len(tasks))
     for (control, camera), share in (controls or {}).items():
-        rows += view_rows(control, "control", camera, (share, 1.0), seed, episodes, 3, len(tasks))
+        rows += view_rows(control, "control", camera, (share, 1.0), seed, episodes, tasks=len(tasks))
     (path / "views.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = {
         "command": "viewpoint",
@@ -271,7 +271,7 @@ def make_view(
     facts |= {"presets": {name: {"published": "azimuth ±45° about the robot's base, radius σ 5 cm"} for name in presets or {}}}
     (path / "summary.json").write_text(json.dumps({**facts, **dict(summary)}))
     if drift:
-        (path / "drift.json").write_text(json.dumps(made_up_drift(drift)))
+        (path / "drift.json").write_text(json.dumps(made_up_drift(drift, tasks[0])))
     if films:
         (path / "videos").mkdir()
         for level in levels:
@@ -281,13 +281,14 @@ def make_view(
     return path
 
 
-def made_up_drift(drift):
+def made_up_drift(drift, task="reach"):
     """drift.json of feature drifts by level."""
     conditions = {}
     for level, value in drift.items():
         facts = {"camera": f"L{level}:shell", "feature_drift": value, "feature_drift_ci95": [0.9 * value, 1.1 * value]}
         conditions[f"L{level}"] = {**facts, "probe_cm": 2 + 5 * value, "probe_cm_ci95": [1.5 + 5 * value, 2.5 + 5 * value]}
-    return {"episodes": 100, "same_scene": 0.3, "other_scene": 1.0, "no_picture_cm": 9.0, "conditions": conditions}
+        conditions[f"L{level}"] |= {"ceiling_cm": 2 + value, "ceiling_cm_ci95": [1.5 + value, 2.5 + value]}
+    return {"task": task, "episodes": 100, "same_scene": 0.3, "other_scene": 1.0, "no_picture_cm": 9.0, "conditions": conditions}
 
 
 def made_up_strip(levels):

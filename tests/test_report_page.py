@@ -40,6 +40,7 @@ document.querySelector("iframe").onload = async event => {
         ? !each.querySelector("table, img, video, .lead") : each.matches("tbody") ? !each.rows.length : !each.textContent.trim())
       .map(each => each.outerHTML.slice(0, 80)),
     requests: frame.performance.getEntriesByType("resource").map(each => each.name).filter(name => !name.startsWith("data:")),
+    cut: [...page.querySelectorAll(".scroll")].filter(each => each.scrollWidth > each.clientWidth).map(each => each.textContent.trim()),
     titles: [...page.querySelectorAll("h2")].map(each => each.textContent),
   };
   document.querySelector("pre").textContent = JSON.stringify(found);
@@ -66,6 +67,7 @@ def faults(found: dict) -> list[str]:
     wrong = [f"image {i} is {'empty' if width else 'broken'}" for i, (width, shades) in enumerate(found["images"]) if shades < 2]
     wrong += [f"film {i} is broken" for i, width in enumerate(found["films"]) if not width]
     wrong += [f"empty: {each}" for each in found["empty"]] + [f"asks for {name}" for name in found["requests"]]
+    wrong += [f"needs a scrollbar: {' '.join(each.split())[:80]}" for each in found["cut"] if found["width"][1] > 1000]
     return wrong + ([f"wider than the window: {found['width']}"] if found["width"][0] > found["width"][1] else [])
 
 
@@ -124,7 +126,6 @@ def test_the_page_of_moved_cameras(tmp_path):
         "Published settings on our tasks",
         "Single factors and controls",
         "Encoders without a policy",
-        "Viewpoint runs, and how to repeat them",
         "Runs, and how to repeat them",
     ]
 
@@ -136,6 +137,7 @@ def test_the_check_finds_what_is_wrong(tmp_path):
         Section("Broken", figures=[Figure("x", b"no picture", "x")], films=[Film(b"no film", "x")]),
         Section("Nothing"),
         Section("No rows", tables=[Table(["x"], [])]),
+        Section("Wide", tables=[Table(["x"], [Row([Cell("w" * 59)] * 4)])]),
     ]
     text = render("A page", [("a", ["b"])], [], wrong)
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', '<link rel="stylesheet" href="http://127.0.0.1:9/x.css">', text)
@@ -147,6 +149,7 @@ def test_the_check_finds_what_is_wrong(tmp_path):
         "film 0 is broken",
         "empty: <section",
         "empty: <tbody",
+        "needs a scrollbar: x",
         "asks for http://127",
         "wider than the window",
     ):

@@ -19,6 +19,7 @@ from torch import Tensor
 from agents.evaluate import Interrupted
 from agents.recording.record import Recorded, record
 from agents.recording.recorder import Run
+from envs.cameras import parse_camera
 from envs.checks import check_views, has_expert
 from envs.registry import task_class
 from envs.render import BACKEND
@@ -300,6 +301,8 @@ def _address(recording: RecordConfig, cls: type[ArmTask]) -> str:
     keys = ("task", "policy", "noise", "relabel", "views", "camera", "appearance", "quality", "image_size", "privileged", "horizon", "seed")
     code = [inspect.getsource(inspect.getmodule(part) or part) for part in cls.__mro__ if issubclass(part, ArmTask)]
     made_of = [VERSION, BACKEND, versions()["mujoco"], *(getattr(recording, key) for key in keys), *code, cls.spec().to_xml()]
+    if manifest := parse_camera("camera", recording.camera).sha256:
+        made_of.append(manifest)  # its file may change
     return short_hash(json.dumps(made_of))
 
 

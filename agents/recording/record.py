@@ -16,6 +16,7 @@ from rich.table import Column
 from agents.parts import tasks_of
 from agents.recording.processes import waves_of_processes
 from agents.recording.recorder import FIRST_ID, Plan, Recorder, Run, Wave, load_run_of, plan
+from envs.cameras import parse_camera
 from envs.checks import free_memory
 from envs.registry import task_class
 from envs.render import BACKEND
@@ -121,6 +122,8 @@ def record(
         made_by = {"command": command, "versions": versions(), "seed": cfg.seed}
         told = {"privileged_numbers": probe.env.task.hidden_size} if cfg.privileged else {}  # so many stand at the state's end
         told |= {"relabelled": True} if cfg.relabel else {}
+        manifest = parse_camera("camera", cfg.camera).sha256
+        told |= {"camera_sha256": manifest} if manifest else {}
         drawn = {"horizon": horizon, "renderer": f"mujoco {BACKEND}"}
         meta = {"task": run.task, **how, **about, **told, **drawn, **truth.names, "made_by": made_by}
         episode = (horizon + 1) * len(views) * size**2 * (3 + 2 * len({"depth", "segmentation"} & set(truth.keys)))  # bytes

@@ -67,17 +67,18 @@ def run_cell(cell: ViewpointConfig, words: list[str]) -> int:
         UserError: the settings do not exist or do not go together, another process trains that policy, it learned for longer, or none of
             its checkpoints is whole.
     """
-    from agents.viewpoint.run import evaluate_views  # late: torch
+    from agents.viewpoint.run import OtherCheckpoint, evaluate_views  # late: torch
 
     config, training_words = training_of(cell, words)
     run = Path("runs") / config.command / config.folder(training_words)
-    trained_before = _is_trained(run, config)
-    if not trained_before and (code := _train(config, training_words)):
+    if not _is_trained(run, config) and (code := _train(config, training_words)):
         return code
-    # An evaluation that is there is of a checkpoint before this training.
-    asked = dataclasses.replace(cell, run=str(run), fresh=cell.fresh or not trained_before)
+    asked = dataclasses.replace(cell, run=str(run))
     try:
-        return evaluate_views(asked, words)
+        try:
+            return evaluate_views(asked, words)
+        except OtherCheckpoint:  # the policy learned on since it was evaluated here
+            return evaluate_views(dataclasses.replace(asked, fresh=True), words)
     except NoWholeCheckpoint as error:  # the table's own fresh=true would not train anew
         raise UserError(f"{error} Here that is: python {config.program} {shlex.join([*training_words, 'fresh=true'])}") from error
 

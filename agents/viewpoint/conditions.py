@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from envs.cameras import FACTORS, LEVELS, parse_camera
-from robo_repr.core.config import ViewpointConfig, folder_text, shortly
+from robo_repr.core.config import ViewpointConfig, folder_text, short_name, shortly
 from robo_repr.core.errors import UserError, unknown
 
 CONTROLS = ("together", "alone", "background", "calibration")
@@ -23,6 +23,7 @@ class Condition:
         level: of a level, its number.
         camera, appearance: as `make_env` takes them.
         calibration: by how many degrees and centimetres the policy is misled about its cameras.
+        manifest: the SHA-256 of the manifest that `camera` names; None where it names none.
     """
 
     name: str
@@ -31,11 +32,12 @@ class Condition:
     camera: str
     appearance: str
     calibration: float = 0.0
+    manifest: str | None = None
 
     @property
     def file(self) -> str:
         """The name as part of a file's."""
-        return folder_text(self.name)
+        return short_name(folder_text(self.name))
 
 
 def find_conditions(cfg: ViewpointConfig, views: Sequence[str], appearance: str, camera_input: bool) -> list[Condition]:
@@ -55,9 +57,10 @@ def find_conditions(cfg: ViewpointConfig, views: Sequence[str], appearance: str,
     look = cfg.appearance or appearance
     found = [Condition(f"L{level}", "level", level, shell(level), look) for level in levels]
     for preset in presets:
-        if parse_camera("presets", preset).is_schedule:
+        setting = parse_camera("presets", preset)
+        if setting.is_schedule:
             raise UserError(f"presets={preset} changes over a training, but an evaluation is none. Name one level, such as {preset[:2]}.")
-        found.append(Condition(preset, "preset", None, preset, look))
+        found.append(Condition(_preset_name(preset), "preset", None, preset, look, manifest=setting.sha256))
     level = max((level for level in levels if 0 < level <= MOST_OF_ONE), default=MOST_OF_ONE)
     for factor in factors:
         if factor not in FACTORS:
@@ -76,6 +79,12 @@ def find_conditions(cfg: ViewpointConfig, views: Sequence[str], appearance: str,
 def shell(level: int) -> str:
     """The camera setting that a level is evaluated at: moved further than at the level below."""
     return f"L{level}:shell" if level else "L0"
+
+
+def _preset_name(preset: str) -> str:
+    """The camera setting itself, but for those that are called like a level or factor, whose shells are other cameras."""
+    level, _, factor = preset.partition(":")
+    return f"{preset} (preset)" if level in LEVELS and factor in ("", *FACTORS) else preset
 
 
 def _control(control: str, error: float, level: int, views: Sequence[str], look: str, camera_input: bool) -> list[Condition]:

@@ -16,8 +16,7 @@ from robo_repr.core.seeding import rng
 from robo_repr.encoders.base import Features
 from robo_repr.probes import bootstrap, ridge_errors
 
-# Of an episode, each reached by a random policy that holds an action for some steps. More would be much alike: the objects do not move.
-STATES, STEPS_BETWEEN = 2, 2
+STATES = 2  # of an episode, after each of its first steps. More would be much alike: the objects do not move
 FOLDS = 5  # of the episodes; a probe is fitted on three, its penalty chosen on one, its error taken on one
 CALIBRATION = 256  # states that a read-out is fitted to, at most: the tokens of all would not fit into memory
 NOMINAL = "L0"
@@ -34,7 +33,7 @@ def measure_drift(
 ) -> dict:
     """Compares what eyes see of the same states through nominal and through moved cameras.
 
-    The states are of a task's evaluation episodes, a few steps of a random policy after their start. Camera and appearance change nothing
+    The states are of a task's evaluation episodes, after each of the first steps of a random policy. Camera and appearance change nothing
     but pictures, so the states are the same under every condition. A camera that moves within the episode is seen all over its way.
 
     *Feature drift* is the mean distance between a state's features at the nominal and at the moved camera, divided by the mean distance
@@ -131,12 +130,10 @@ def _walk(settings: dict, episodes: int, stop: Callable[[], object]) -> Iterator
             env.stagger()  # a moving camera is taken at another frame in every world
             for state in range(STATES):
                 shape = (env.num_envs, env.task.action_dim())
-                action = rng(env.seed, "random_policy", wave, state).uniform(-1, 1, shape).astype(np.float32)
-                for _ in range(STEPS_BETWEEN):
-                    if stop():
-                        raise Interrupted
-                    env.step(action)
-                yield state, env, env.observation()
+                if stop():
+                    raise Interrupted
+                obs, *_ = env.step(rng(env.seed, "random_policy", wave, state).uniform(-1, 1, shape).astype(np.float32))
+                yield state, env, obs
 
 
 def _calibrate(eyes: Eyes, settings: dict, episodes: int, stop: Callable[[], object]) -> None:

@@ -15,14 +15,15 @@ NOTED = ("azimuth", "elevation", "distance", "roll", "fov")
 
 
 class Watched:
-    """A policy of which is noted from where its cameras looked when each episode began.
+    """A policy of which is noted from where its cameras look in each episode.
 
     Args:
         env: the worlds that it acts in.
         on_step: called before each action.
 
     Attributes:
-        factors: episode id -> name -> (V,); see `BatchEnv.view_factors`.
+        factors: episode id -> name -> (V,) when it began; see `BatchEnv.view_factors`.
+        poses: episode id -> the views that it has; see `BatchEnv.view_poses`.
         counts: views that were drawn for these episodes, and how many of them were rejected.
         seconds: what the policy took to act.
     """
@@ -30,6 +31,7 @@ class Watched:
     def __init__(self, policy: Policy, env: BatchEnv, on_step: Callable[[], object] = lambda: None):
         self._policy, self._env, self._on_step = policy, env, on_step
         self.factors: dict[int, dict[str, np.ndarray]] = {}
+        self.poses: dict[int, dict[str, np.ndarray]] = {}
         self.counts, self.seconds = {"drawn": 0, "rejected": 0}, 0.0
 
     def act(self, obs: dict[str, torch.Tensor]) -> np.ndarray:
@@ -45,9 +47,11 @@ class Watched:
             return
         new = [world for world in np.flatnonzero(mask) if self._env.episodes[world][1] not in self.factors]
         if new:  # worlds that are through begin again until the last one is done, which counts for nothing
-            factors = self._env.view_factors()
+            factors, poses = self._env.view_factors(), self._env.view_poses()
             for world in new:
-                self.factors[self._env.episodes[world][1]] = {name: factors[name][world] for name in NOTED}
+                episode = self._env.episodes[world][1]
+                self.factors[episode] = {name: factors[name][world] for name in NOTED}
+                self.poses[episode] = poses[world]
             self.counts = dict(self._env.view_counts)
 
     def views(self, episodes: int) -> dict[str, dict[str, list[float]]]:

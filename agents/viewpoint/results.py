@@ -10,8 +10,7 @@ from rich.text import Text
 from agents.viewpoint.conditions import Condition
 from envs.cameras import PRESETS
 from envs.cameras.presets import describe_bounds, find_preset
-from robo_repr.core.retention import azimuth_bins, retention, retention_area, worst_bin
-from robo_repr.core.stats import wilson
+from robo_repr.core.retention import Ratio, retention, retention_area, worst_azimuth_bin
 from robo_repr.core.summary import rate
 
 PLACES = {"level": "levels", "preset": "presets", "factor": "factors", "control": "controls"}  # in the summary
@@ -34,21 +33,19 @@ def figures(rows: Rows, conditions: Sequence[Condition], outside: str | None) ->
     of_levels = [(condition.level, rows.get((condition.name, "trained"))) for condition in conditions if condition.level is not None]
     outcomes = {level: [np.array(row["episode_success"])] for level, row in of_levels if row}
     area = retention_area(outcomes)
-    moved = [row for level, row in of_levels if row and level and outside in row["views"]]
-    worst = None
-    if moved:
-        azimuth = np.concatenate([row["views"][outside]["azimuth"] for row in moved])
-        worst = worst_bin(azimuth_bins(azimuth, np.concatenate([row["episode_success"] for row in moved])))
+    shells = [row for level, row in of_levels if row and level and outside in row["views"]]
     return {
         **places,
         "retention_area": None if area is None else area.value,
         "retention_area_ci95": None if area is None else [area.low, area.high],
-        "worst_azimuth_bin": worst,
+        "worst_azimuth_bin": worst_azimuth_bin((row["views"][outside]["azimuth"], row["episode_success"]) for row in shells),
     }
 
 
 def _figures(condition: Condition, row: dict, expert: dict | None, nominal: dict | None) -> dict:
     kept = retention([np.array(nominal["episode_success"])], [np.array(row["episode_success"])]) if nominal else None
+    if kept and row is nominal:
+        kept = Ratio(1.0, 1.0, 1.0)  # by definition, whatever chance did
     return {
         **{key: row[key] for key in ("camera", "appearance", "success", "episodes", "seeds_sha256")},
         "ci95": row["success_ci95"],
@@ -88,8 +85,9 @@ def print_views(summary: dict, title: str, console: Console) -> None:
         upper = "?" if high is None else f"{high:.0%}"
         lines.append(f"area under the retention curve {summary['retention_area']:.0%} [{low:.0%} to {upper}]")
     if worst := summary["worst_azimuth_bin"]:
-        share = rate(worst["success"], wilson(round(worst["success"] * worst["episodes"]), worst["episodes"]))
-        lines.append(f"worst of eight azimuths {worst['low']:.0f} to {worst['high']:.0f} degrees: success {share} of {worst['episodes']}")
+        where = f"{worst['low']:+.0f} to {worst['high']:+.0f} degrees"
+        share = rate(worst["success"], worst["ci95"])
+        lines.append(f"worst of eight azimuths, chosen for being low: {where}, success {share} of {worst['episodes']}")
     for line in lines:
         console.out(line, highlight=False)
 

@@ -34,12 +34,12 @@ from agents.viewpoint.policies import Miscalibrated, Watched
 from agents.viewpoint.results import NOMINAL, figures, print_views
 from agents.viewpoint.strip import CELL, draw_strip
 from envs import make_env
-from envs.cameras import nominal_cameras
+from envs.cameras import nominal_cameras, write_manifest
 from envs.checks import check_views, compile_task, has_expert
 from envs.registry import task_class
 from envs.validity import refuse_if_most_rejected
 from robo_repr.core.config import RunConfig, ViewpointConfig
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.files import home_expanded, write_whole
 from robo_repr.core.metrics import append_row, read_metrics
 from robo_repr.core.run import RunDir, versions
@@ -52,7 +52,12 @@ SHOWN = 3  # episodes in the strip
 TAKES = 3  # how many episodes are tried for each film: with one world alone, last bits differ and now and then the outcome
 MOST_COLUMNS = 8  # of a strip
 DRIFT_EPISODES = 10, 200  # fewer make no probe, and more change no figure
+IDENTITY = ("camera", "appearance", "calibration", "manifest")  # of a condition, whatever it is called
 NAMES = ("reset", "physics", "render", "act", "expert", "films", "drift")  # of what time is spent on
+
+
+class OtherCheckpoint(UserError):
+    """The folder's results are of another policy."""
 
 
 @dataclass
@@ -94,6 +99,11 @@ def evaluate_views(cfg: ViewpointConfig, overrides: list[str]) -> int:
 
     Returns:
         The exit code: 0, or 128 + the signal's number.
+
+    Raises:
+        UserError: what is asked for is not possible; nothing is written then.
+        OtherCheckpoint: the folder's results are of another checkpoint than the run's latest one.
+        Failure: trouble in the middle. What was evaluated is kept.
     """
     device = choose_device(cfg.device)
     if device == "cpu":
@@ -103,7 +113,7 @@ def evaluate_views(cfg: ViewpointConfig, overrides: list[str]) -> int:
         subject = _encoder_alone(cfg, device) if cfg.run is None else _policy_of(home_expanded(cfg.run), device)
         conditions = find_conditions(cfg, subject.views, subject.cfg.appearance, bool(subject.cfg.camera_input))
         evaluation = Viewpoint(cfg, subject, conditions, console)
-        evaluation.look()  # before the folder is made: a mistake leaves nothing behind
+        evaluation.look()  # before the folder is made, or an old one moved aside: a mistake changes nothing
     folder = cfg.run_dir or str(Path("runs", cfg.command, cfg.folder(overrides)))
     with RunDir.open(cfg.command, "", dataclasses.asdict(cfg), overrides, evaluation.seed, folder, cfg.fresh) as run:
         with Signals() as signals:
@@ -233,6 +243,8 @@ class Viewpoint:
         print_views(summary, ", ".join([summary["task"], *who]), self.console)
         lines = [f"page        {path / 'report.html'}"]
         lines += [f"strip       {path / 'strip.png'}"] if (path / "strip.png").exists() else []
+        if self.views and self.has_policy:
+            lines.append(f"""views       {path / "manifests"} (another run sees the same with 'presets=["FILE"]')""")
         films = sorted((path / "videos").glob("*.mp4"))
         lines += [f"films       {path / 'videos'} ({len(films)})"] if films else []
         for line in [*lines, "next:", *(f"  {command}" for command in self._next())]:
@@ -244,20 +256,22 @@ class Viewpoint:
         """The policy under all conditions that are not done yet, and the expert on the same episodes."""
         experts = all(has_expert(task_class(task)) for task in self.tasks)
         rows = self._rows()
-        with _Progress(self.console, self.conditions, {condition for condition, _ in rows}) as progress:
+        done = sum((condition.name, "trained") in rows for condition in self.conditions)
+        with _Progress(self.console, len(self.conditions), done) as progress:
             for condition in self.conditions:
                 if (condition.name, "expert") not in rows and experts:
                     self._append(condition, "expert", self._expert(condition.appearance), {}, Counter(), 0.0)
                 if (condition.name, "trained") in rows:
                     continue
-                progress.begin(condition)
+                progress.begin(condition.name)
                 began = time.perf_counter()
                 result, views, counts = self._evaluate(condition, progress)
                 row = self._append(condition, "trained", result, views, counts, time.perf_counter() - began)
-                progress.end(condition, row)
+                progress.end(row)
 
     def _evaluate(self, condition: Condition, progress: "_Progress") -> tuple[Evaluation, dict, Counter]:
-        """The policy on the episodes of all tasks; from where cameras looked; how many views were drawn and rejected."""
+        """The policy on the episodes of all tasks, whose very views become a manifest; from where cameras looked; how many views were drawn
+        and rejected."""
         results, seen, counts, episodes = {}, [], Counter(), self.cfg.episodes
         for number, task in enumerate(self.tasks):
             with evaluation_env(episodes, **self._settings(task, condition)) as env:
@@ -268,6 +282,9 @@ class Viewpoint:
                 share = 1 / steps / len(self.tasks)
                 policy = Watched(policy, env, lambda share=share: progress.advance(share))
                 results[task] = evaluate(env, policy, episodes, self._stops)
+            if self.views:
+                views = [policy.poses[episode] for episode in range(episodes)]
+                write_manifest(self._manifest(condition, task), task, views, condition.camera, self.seed)
             seen.append(policy.views(episodes))
             counts += Counter(policy.counts)
             self.seconds += Counter({**env.seconds, "act": policy.seconds})
@@ -287,6 +304,11 @@ class Viewpoint:
             self.seconds += Counter({"expert": time.perf_counter() - began})
         return self._experts[appearance]
 
+    def _manifest(self, condition: Condition, task: str) -> Path:
+        """The file that holds the very views of a condition's episodes, for other runs to be shown."""
+        name = f"{condition.file}-{task}" if len(self.tasks) > 1 else condition.file
+        return self.run_dir.path / "manifests" / f"{name}.json"
+
     def _settings(self, task: str, condition: Condition | None) -> dict:
         """Of `make_env`; without a condition, or where no pictures are looked at, nothing is drawn and there are no cameras to move."""
         pictures = bool(self.views) and condition is not None
@@ -305,17 +327,30 @@ class Viewpoint:
         settings["appearance"] = self.cfg.appearance or self.subject.cfg.appearance
         asked = [(each.name, each.camera, each.appearance) for each in conditions]
         episodes = min(max(self.cfg.episodes, DRIFT_EPISODES[0]), DRIFT_EPISODES[1])
-        drift = measure_drift(self.subject.eyes, settings, asked, self.seed, episodes, self._stops)
-        self.run_dir.write_json("drift.json", {"task": self.tasks[0], **drift})
+        with _Progress(self.console) as progress:
+            progress.begin("features")
+            try:
+                drift = measure_drift(
+                    self.subject.eyes, settings, asked, self.seed, episodes, self._stops, lambda done, total: progress.reach(done / total)
+                )
+            except Failure as error:
+                if not self.has_policy:
+                    raise
+                self.console.out(f"how features move is not known: {error}", highlight=False)  # how the policy did is
+                return
+        of = {"task": self.tasks[0], "fingerprint": self.fingerprint, "manifests": {each.name: each.manifest for each in conditions}}
+        self.run_dir.write_json("drift.json", {**of, **drift})
         self.seconds += Counter({"drift": time.perf_counter() - began})
 
     def _drift(self, conditions: Sequence[Condition] = ()) -> dict | None:
-        """drift.json, where it is there and knows all these conditions."""
+        """drift.json, where it is there, of this encoder, and knows all these conditions and their views."""
         try:
             drift = json.loads((self.run_dir.path / "drift.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return drift if drift.get("conditions", {}).keys() >= {condition.name for condition in conditions} else None
+        same = drift.get("fingerprint") == self.fingerprint
+        known = all(each.name in drift["conditions"] and drift["manifests"].get(each.name) == each.manifest for each in conditions if same)
+        return drift if same and known else None
 
     # ---- what is shown -------------------------------------------------------------------------------------------------------------
 
@@ -332,6 +367,7 @@ class Viewpoint:
                 for task, episode in found[:TAKES] if not path.exists() else ():
                     if self._film(path, self.tasks[task], condition, episode, name) == bool(wanted):
                         break
+                    path.unlink()
         self.seconds += Counter({"films": time.perf_counter() - began})
 
     def _film(self, path: Path, task: str, condition: Condition, episode: int, name: str) -> bool:
@@ -367,7 +403,7 @@ class Viewpoint:
 
     def _append(self, condition: Condition, policy: str, result: Evaluation, views: dict, counts: Counter, seconds: float) -> dict:
         row = {
-            **{key: getattr(condition, key) for key in ("kind", "level", "camera", "appearance", "calibration")},
+            **{key: getattr(condition, key) for key in ("kind", "level", *IDENTITY)},
             "policy": policy,
             **result.summary(),
             **result.outcomes(),
@@ -393,7 +429,7 @@ class Viewpoint:
             condition = asked.get(row.get("condition", ""))
             if condition is None or row.get("policy") not in ("trained", "expert"):
                 continue
-            same = all(row.get(key) == getattr(condition, key) for key in ("camera", "appearance", "calibration"))
+            same = all(row.get(key) == getattr(condition, key) for key in IDENTITY)
             if same and row.get("seeds_sha256") == self._episodes_hash() and row.get("checkpoint_sha256") == self.subject.checkpoint:
                 found[condition.name, row["policy"]] = row
         return found
@@ -408,7 +444,7 @@ class Viewpoint:
         rows = read_metrics(path) if path.exists() else []
         others = {row.get("step") for row in rows if row.get("checkpoint_sha256") != self.subject.checkpoint}
         if others:
-            raise UserError(
+            raise OtherCheckpoint(
                 f"{self.run_dir.path} evaluates the checkpoint of step {', '.join(map(str, sorted(others, key=str)))} of {self.cfg.run}, "
                 f"but the run's latest is another one now (step {self.subject.step}). Use fresh=true to move the old evaluation aside, or "
                 "tag=NAME for one beside it."
@@ -418,8 +454,9 @@ class Viewpoint:
         known = {name for place in ("levels", "presets", "factors", "controls") for name in summary.get(place) or ()}
         if not self.has_policy:
             known = set(summary.get("drift") or ())
-        asked = {condition.name for condition in self.conditions}
-        return summary.get("status") == "finished" and asked == known and summary.get("films") == self.cfg.films
+        asked, rows = {condition.name for condition in self.conditions}, self._rows()
+        there = all((name, "trained") in rows for name in asked) if self.has_policy else self._drift(self.conditions)
+        return summary.get("status") == "finished" and asked == known and summary.get("films") == self.cfg.films and bool(there)
 
     def _stops(self) -> bool:
         return self.signals.caught is not None
@@ -428,7 +465,7 @@ class Viewpoint:
         subject, run, rows = self.subject, self.subject.cfg, self._rows()
         first = rows.get((NOMINAL, "trained")) or next((rows[key] for key in rows if key[1] == "trained"), {})
         spent = Counter(self.before.get("seconds") or {}) + self.seconds
-        drift = self._drift()
+        drift, asked = self._drift(), {condition.name for condition in self.conditions}
         learner = {run.learner: run.names[run.learner]} if self.has_policy else {}
         keys = ("success", "success_ci95", "success_end", "success_ever", "return")
         summary = {
@@ -441,7 +478,7 @@ class Viewpoint:
             "episodes": first.get("episodes", 0),
             "bad_physics": first.get("bad_physics", 0),
             **figures(rows, self.conditions, self._outside_camera()),
-            "drift": drift["conditions"] if drift else None,
+            "drift": {name: moved for name, moved in drift["conditions"].items() if name in asked} if drift else None,
             "train_camera": run.camera if self.has_policy else None,
             "regime": self.cfg.regime,
             "camera_input": run.camera_input,
@@ -473,11 +510,15 @@ class Viewpoint:
 
 
 class _Progress:
-    """What a person sees: a bar on a terminal, and a line for each condition anywhere."""
+    """What a person sees: a bar on a terminal, and a line for each condition anywhere.
 
-    def __init__(self, console: Console, conditions: Sequence[Condition], done: set[str]):
-        self._console, self._total = console, len(conditions)
-        self._done = sum(condition.name in done for condition in conditions)
+    Args:
+        total: parts of the work, such as conditions.
+        done: how many of them were done before.
+    """
+
+    def __init__(self, console: Console, total: int = 1, done: int = 0):
+        self._console, self._total, self._done = console, total, done
         self._share, self._text, self._bar = 0.0, "", None
         if console.is_terminal:
             columns = (
@@ -497,24 +538,24 @@ class _Progress:
         if self._bar:
             self._bar.stop()
 
-    def begin(self, condition: Condition) -> None:
+    def begin(self, name: str) -> None:
         self._share = 0.0
         if self._bar:
-            self._bar.update(self._task, description=f"{condition.name}{self._text}")
+            self._bar.update(self._task, description=f"{name}{self._text}")
 
     def advance(self, share: float) -> None:
-        """So much more of the condition is done."""
+        """So much more of the part is done."""
         self.reach(self._share + share)
 
     def reach(self, share: float) -> None:
-        """So much of the condition is done."""
+        """So much of the part is done."""
         self._share = min(share, 1.0)
         if self._bar:
             self._bar.update(self._task, completed=self._done + self._share)
 
-    def end(self, condition: Condition, row: dict) -> None:
+    def end(self, row: dict) -> None:
         self._done, self._share = self._done + 1, 0.0
-        self._text = f"  (before: {condition.name} {row['success']:.0%})"
+        self._text = f"  (before: {row['condition']} {row['success']:.0%})"
         rejected = f", {row['views_rejected'] / row['views_drawn']:.0%} of views drawn anew" if row["views_drawn"] else ""
         success = f"success {rate(row['success'], row['success_ci95'])}{rejected}"
-        self._console.out(f"{self._done}/{self._total} {condition.name}: {success} ({row['seconds']:.0f} s)", highlight=False)
+        self._console.out(f"{self._done}/{self._total} {row['condition']}: {success} ({row['seconds']:.0f} s)", highlight=False)

@@ -132,9 +132,9 @@ class Sphere(Sampler):
         bound = bounds(camera, self.level)
         azimuth = generator.uniform(-bound.azimuth, bound.azimuth, 1)
         centre = 0.0 if camera.look_at is None else np.degrees(_elevation(camera))
-        # Uniform in the sine of the elevation, folded back where the level reaches beyond the pole.
-        sines = np.sin(np.radians(np.clip([centre - bound.elevation, centre + bound.elevation], -90, 90)))
-        return {**neutral(), "azimuth": azimuth, "elevation": np.degrees(np.arcsin(generator.uniform(*sines, 1))) - centre}
+        # Uniform in the sine of the elevation, cut off where the level reaches beyond the pole.
+        low, high = np.sin(np.radians(np.clip([centre - bound.elevation, centre + bound.elevation], -90, 90)))
+        return {**neutral(), "azimuth": azimuth, "elevation": np.degrees(np.arcsin(generator.uniform(low, high, 1))) - centre}
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def from_spherical(azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndar
 
 def look_rotation(azimuth: np.ndarray, elevation: np.ndarray) -> np.ndarray:
     """Rotations (..., 3, 3) of upright cameras that sit in those directions from their targets and look at them."""
-    back = from_spherical(azimuth, elevation, np.float64(1))
+    back = from_spherical(azimuth, elevation, np.ones(()))
     right = np.stack(np.broadcast_arrays(-np.sin(azimuth), np.cos(azimuth), 0.0), axis=-1)
     return np.stack([np.broadcast_to(right, back.shape), np.cross(back, right), back], axis=-1)
 

@@ -28,12 +28,10 @@ class Sampler:
 
     Attributes:
         moves: whether cameras move within an episode.
-        together: whether all cameras share one draw.
         is_schedule: whether draws depend on the progress of a training.
     """
 
     moves = False
-    together = False
     is_schedule = False
 
     def bind(self, model: mujoco.MjModel, task: str, views: Sequence[str]) -> None:

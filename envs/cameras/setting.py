@@ -51,7 +51,7 @@ class Among(Sampler):
     poses: list[np.ndarray]
 
     def bind(self, model: mujoco.MjModel, task: str, views: Sequence[str]) -> None:
-        cameras = nominal_cameras(model, list(self.names), "camera=among:")
+        cameras = nominal_cameras(model, list(self.names), f"camera=among:{'+'.join(self.names)}: the camera")
         if mounted := [camera.name for camera in cameras if camera.mounted]:
             raise UserError(f"camera=among:{'+'.join(self.names)}: {mounted[0]} is carried by the hand. Name cameras that stand outside.")
         self.poses[:] = [camera.pose for camera in cameras]
@@ -75,12 +75,13 @@ class CameraSetting:
     Attributes:
         moves: whether cameras move within an episode.
         is_schedule: whether it changes over a training.
+        sha256: of the manifest's content; None where it is none. The text and this tell what is drawn.
     """
 
     def __init__(self, text: str, sampler: Sampler, only: frozenset[str] = frozenset(), together: bool = False):
         self.text, self._sampler, self._only = text, sampler, only
-        self.together = together or sampler.together
-        self.moves, self.is_schedule = sampler.moves, sampler.is_schedule
+        self.together, self.moves, self.is_schedule = together, sampler.moves, sampler.is_schedule
+        self.sha256 = sampler.sha256 if isinstance(sampler, Manifest) else None
 
     def __repr__(self) -> str:
         return f"CameraSetting({self.text!r})"
@@ -102,6 +103,9 @@ class CameraSetting:
 
         Args:
             attempts: for each camera how often its views were drawn and rejected before.
+
+        Raises:
+            UserError: a field of view that no picture can have.
         """
         views = []
         for camera, attempt in zip(cameras, attempts or [0] * len(cameras), strict=True):
@@ -116,6 +120,12 @@ class CameraSetting:
             else:
                 factors = self._sampler.draw(camera, generator, occasion)
                 views.append(Drawn(factors, apply_factors(camera, factors)))
+            fov = views[-1].poses[:, 7]
+            if len(beyond := fov[(fov <= 0) | (fov >= 180)]):
+                raise UserError(
+                    f"camera={self.text}: camera {camera.name}, whose field of view is nominally {camera.pose[7]:g} degrees, would have "
+                    f"one of {beyond[0]:g}. It must lie between 0 and 180: choose a smaller level, or another fovy in the task's XML."
+                )
         return views
 
     def _perturbs(self, camera: NominalCamera) -> bool:
@@ -134,12 +144,13 @@ def parse_camera(key: str, value: object) -> CameraSetting:
     """
     if not isinstance(value, str) or not value:
         raise UserError(f"{key}={value!r} is not possible. {WAYS}. Such as {key}=L3.")
-    text, at, who = (value, "", "") if value.endswith(".json") else value.rpartition("@")
-    text, words = text or value, who.split("+") if at else []
+    path, ending, behind = value.rpartition(".json")  # in a path an @ means nothing
+    name, at, who = behind.partition("@")
+    text, words = path + ending + name, who.split("+") if at else []
     if not all(re.fullmatch(r"\w+", word) for word in words):
         raise UserError(f"{key}={value} is not possible: after @ stand names of cameras, outside, or together, joined by +.")
     only = frozenset(word for word in words if word != "together")
-    return CameraSetting(value, _sampler(key, text), only, "together" in words)
+    return CameraSetting(value, _sampler(key, text or value), only, "together" in words)
 
 
 def _sampler(key: str, text: str) -> Sampler:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from robo_repr.core.errors import UserError, check_range, unknown
+from robo_repr.core.files import home_expanded
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -280,6 +281,11 @@ class ViewpointConfig:
     cell: int | None = key(None, "runs this cell of the table alone", low=0)
     names: dict[str, str] = field(default_factory=dict)  # as in RunConfig
 
+    def __post_init__(self):
+        if self.run is not None:  # however it is spelled, it is the same run
+            folder, here = home_expanded(self.run).resolve(), Path.cwd()
+            self.run = str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
     def name(self, overrides: list[str]) -> str:
         """Of the evaluation: the run's, or what is seen and through which encoder; then the tag, or overrides that change something."""
         if self.run is not None:
@@ -435,7 +441,7 @@ def _changed(config: Any, overrides: list[str], told: tuple[str, ...]) -> list[s
 
 def _name_and_seed(run: str) -> tuple[str, str]:
     """("reach-mvp-sac-L1", "s0") of runs/rl/reach-mvp-sac-L1/s0; a folder that is called otherwise has no seed in its name."""
-    path = Path(run).expanduser().resolve()
+    path = Path(run).resolve()
     return (path.parent.name, path.name) if re.fullmatch(r"s\d+", path.name) else (path.name, "")
 
 

@@ -8,7 +8,7 @@ policy and not of the method that made it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from robo_repr.core.seeding import rng
 from robo_repr.core.stats import wilson
 
 MADE_UP = np.array([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]])  # success at the nominal cameras, and at the moved ones
-BIN_EPISODES = 5  # fewer in a bin say next to nothing: Wilson's interval is then wider than 60 points
+BIN_EPISODES = 10  # fewer in a bin say next to nothing: Wilson's interval is then wider than 50 points
 DRAWS = 1000
 
 
@@ -111,12 +111,18 @@ def azimuth_bins(azimuth: np.ndarray, success: np.ndarray, bins: int = 8) -> lis
     return found
 
 
-def worst_bin(bins: Sequence[dict]) -> dict | None:
-    """The bin of `azimuth_bins` with the least success, of those with `BIN_EPISODES` episodes or more.
+def worst_azimuth_bin(shells: Iterable[tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]]) -> dict | None:
+    """The bin with the least success, all shells together, of the `azimuth_bins` with `BIN_EPISODES` episodes or more.
 
     It was chosen for being low: by chance alone the worst of eight bins lies below the others.
+
+    Args:
+        shells: of each level above the nominal one, and of each seed, azimuth and success as `azimuth_bins` takes them.
     """
-    return min((each for each in bins if each["episodes"] >= BIN_EPISODES), key=lambda each: each["success"], default=None)
+    pairs = list(shells)
+    azimuth, success = (np.concatenate([[], *(pair[side] for pair in pairs)]) for side in (0, 1))
+    full = [each for each in azimuth_bins(azimuth, success) if each["episodes"] >= BIN_EPISODES]
+    return min(full, key=lambda each: each["success"], default=None)
 
 
 def rank_correlation(
@@ -132,31 +138,36 @@ def rank_correlation(
     """
     first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     names = list(range(len(x))) if units is None else list(units)
-    members = [np.array([index for index, name in enumerate(names) if name == unit]) for unit in dict.fromkeys(names)]
-    value = _spearman(first, second)
-    if len(members) < 5 or value is None:
+    index = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    count = len(index)
+    value = float(_spearman(first, second, np.ones((1, len(first))))[0])
+    if count < 5 or math.isnan(value):
         return None
-    random = rng(0, "rank correlation")
-    drawn = []
-    for chosen in random.integers(len(members), size=(DRAWS, len(members))):
-        points = np.concatenate([members[index] for index in chosen])
-        if (each := _spearman(first[points], second[points])) is not None:
-            drawn.append(each)
+    times = rng(0, "rank correlation").multinomial(count, np.full(count, 1 / count), size=DRAWS)  # how often each unit was drawn
+    drawn = _spearman(first, second, times[:, [index[name] for name in names]])
     from scipy.special import stdtrit  # late: it takes a while
 
     limit = 1 - 0.5 / len(x)  # of draws in which the same point stands several times; its scale has no place for 1
-    error = np.std(np.arctanh(np.clip(drawn, -limit, limit))) * math.sqrt(len(members) / (len(members) - 1))
-    middle, half = np.arctanh(np.clip(value, -limit, limit)), float(stdtrit(len(members) - 2, 0.975)) * error
+    error = np.nanstd(np.arctanh(np.clip(drawn, -limit, limit))) * math.sqrt(count / (count - 1))
+    middle, half = np.arctanh(np.clip(value, -limit, limit)), float(stdtrit(count - 2, 0.975)) * error
     return Correlation(value, min(value, float(np.tanh(middle - half))), max(value, float(np.tanh(middle + half))))
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    from scipy.stats import rankdata  # late: it takes half a second
+def _spearman(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Rank correlations of points that occur several times each; NaN where one side is the same everywhere.
 
-    a, b = rankdata(x), rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return max(-1.0, min(1.0, float(a @ b) / scale)) if scale > 0 else None
+    Args:
+        x, y: (n,).
+        times: (D, n) how often each point occurs.
+
+    Returns:
+        (D,)
+    """
+    a, b = (times @ ((side[:, None] < side) + 0.5 * (side[:, None] == side)) for side in (x, y))  # (D, n) ranks, ties in their middle
+    a, b = (ranks - (times * ranks).sum(axis=1, keepdims=True) / times.sum(axis=1, keepdims=True) for ranks in (a, b))
+    scale = np.sqrt((times * a * a).sum(axis=1) * (times * b * b).sum(axis=1))
+    products = (times * a * b).sum(axis=1)
+    return np.clip(np.divide(products, scale, out=np.full(len(times), np.nan), where=scale > 0), -1, 1)
 
 
 def _fieller(before: float, after: float, error: np.ndarray, freedom: float) -> Ratio:

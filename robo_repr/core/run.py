@@ -15,7 +15,7 @@ import yaml
 from robo_repr.core.checkpoint import DamagedCheckpoint
 from robo_repr.core.config import flat
 from robo_repr.core.errors import Failure, UserError
-from robo_repr.core.files import remove, sync_folder, write_whole
+from robo_repr.core.files import home_expanded, remove, sync_folder, write_whole
 from robo_repr.core.lock import drop_lock, take_lock
 
 KEPT_CHECKPOINTS = 3
@@ -56,7 +56,7 @@ class RunDir:
         Raises:
             UserError: the folder cannot be written, another process writes there, or it holds a run with other settings or other files.
         """
-        path = Path(run_dir).expanduser() if run_dir else Path("runs") / command / name / f"s{seed}"
+        path = home_expanded(run_dir) if run_dir else Path("runs") / command / name / f"s{seed}"
         run = cls(path)
         run._asked = config, overrides
         with _writing(path):

@@ -15,7 +15,7 @@ from agents.evaluate import evaluate, evaluation_env
 from agents.recording import processes
 from agents.recording.record import _waves, _worlds, record, record_all
 from agents.recording.recorder import FIRST_ID, Recorder, Run, load_run_of, plan
-from envs import make_env
+from envs import make_env, write_manifest
 from robo_repr.core.config import RecordConfig
 from robo_repr.core.errors import Failure, UserError
 from robo_repr.data.store import ClipStore, ClipWriter
@@ -265,6 +265,20 @@ def test_mistakes_leave_nothing_behind(tmp_path, settings, says):
     with pytest.raises(UserError, match=says):
         record_all(RecordConfig(**{**SMALL, **settings}, out=str(tmp_path / "clips")), "here")
     assert not (tmp_path / "clips").exists()
+
+
+def test_cameras_of_a_manifest_are_recorded_as_they_move_and_another_one_is_not_mixed_in(tmp_path):
+    out, path, moving = tmp_path / "clips", tmp_path / "views.json", {"views": ["front"], "horizon": 6, "episodes": 1}
+    for camera in ("L4:sweep", "L4:drift"):
+        with closing(make_env("reach", camera=camera, views=["front"], horizon=6, image_size=8)) as env:
+            env.reset()
+            poses = env.view_poses()[0]["front"]
+            write_manifest(path, "reach", env.view_poses(), camera, 0)
+        if camera == "L4:sweep":
+            made(out, camera=str(path), **moving)
+            assert np.array_equal(ClipStore(out)[0]["camera"][:, 0], poses.astype(np.float32)) and np.ptp(poses, axis=0).any()
+    with pytest.raises(UserError, match="camera_sha256"):
+        made(out, camera=str(path), **{**moving, "episodes": 2})
 
 
 def test_other_settings_do_not_go_into_the_same_store(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from contextlib import closing
 from typing import Any
@@ -18,12 +19,12 @@ from agents.viewpoint import run as viewpoint
 from agents.viewpoint.conditions import find_conditions
 from agents.viewpoint.policies import Miscalibrated, Watched
 from agents.viewpoint.run import Viewpoint, evaluate_views
-from envs import make_env
-from envs.cameras import quaternion_to_matrix
+from envs import BatchEnv, make_env
+from envs.cameras import quaternion_to_matrix, read_manifest
 from envs.sim import ThreadsSim
 from envs.validity import Fault, ViewFilter
 from robo_repr.core.config import ImitationConfig, RLConfig, ViewpointConfig, load_part
-from robo_repr.core.errors import UserError
+from robo_repr.core.errors import Failure, UserError
 from robo_repr.core.metrics import read_metrics
 from robo_repr.core.run import RunDir
 
@@ -153,7 +154,16 @@ def test_everything_that_can_be_asked_for(made, tmp_path, capsys):
     expert = rows(tmp_path / "out", "expert")
     assert expert.keys() == found.keys() and len({tuple(row["episode_return"]) for row in expert.values()}) == 1
     shown = capsys.readouterr().out
-    for words in ("writing to", "11/11 calibration:2", "measuring how features move", "alone:wrist", "strip.png", "next:", "camera=L3"):
+    for words in (
+        "writing to",
+        "11/11 calibration:2",
+        "measuring how features move",
+        "alone:wrist",
+        "strip.png",
+        "manifests",
+        "next:",
+        "camera=L3",
+    ):
         assert words in shown, words
 
     # Again: only the table.
@@ -174,7 +184,7 @@ def test_an_evaluation_that_is_stopped_goes_on_where_it_was(made, whole, tmp_pat
 
     def stopping(self, condition, policy, *rest):
         row = append(self, condition, policy, *rest)
-        if policy == "trained":
+        if (condition.name, policy) == ("L4", "expert"):
             os.kill(os.getpid(), signal.SIGTERM)
         return row
 
@@ -183,11 +193,44 @@ def test_an_evaluation_that_is_stopped_goes_on_where_it_was(made, whole, tmp_pat
         assert start(made, folder) == 128 + signal.SIGTERM
     assert summary(folder)["status"] == "interrupted" and list(rows(folder)) == ["L0"] and "goes on" in capsys.readouterr().out
     (folder / "views.jsonl").write_text((folder / "views.jsonl").read_text() + '{"condition": "L4", "pol')  # as a kill leaves it
-    kept = (folder / "views.jsonl").read_text().splitlines()[:2]
-    assert start(made, folder) == 0
+    kept = (folder / "views.jsonl").read_text().splitlines()[:3]
+    assert start(made, folder) == 0 and "2/2 L4" in capsys.readouterr().out
     assert rows(folder) == rows(whole) and rows(folder, "expert") == rows(whole, "expert")
     result = summary(folder)
-    assert (folder / "views.jsonl").read_text().splitlines()[:2] == kept and result["resumed"] == 1 and result["status"] == "finished"
+    assert (folder / "views.jsonl").read_text().splitlines()[:3] == kept and result["resumed"] == 1 and result["status"] == "finished"
+
+
+def test_the_manifest_of_an_evaluation_shows_the_very_same_views(made, tmp_path, monkeypatch):
+    """Also those that were drawn anew. The control, at the same level, has other views."""
+    seen, step = [], BatchEnv.step
+
+    def every_other(self, sim, poses, nominal, ids, looks):
+        return np.where((1e4 * poses[..., 0] % 2 < 1) & (poses != nominal).any(axis=2), Fault.UNSEEN, Fault.NONE)
+
+    def watched(self, actions):
+        found = step(self, actions)
+        if self.num_envs == EPISODES and self.views:
+            seen.append((self.camera, *(found[0][key].numpy().tobytes() for key in ("images", "camera"))))
+        return found
+
+    monkeypatch.setattr(BatchEnv, "step", watched)
+    monkeypatch.setattr(ViewFilter, "find_faults", every_other)
+    assert start(made, tmp_path / "first", levels=[4], presets=["L4:jitter"]) == 0
+    files = {name: str(tmp_path / "first" / "manifests" / f"{file}.json") for name, file in (("L4", "L4"), ("L4:jitter", "L4-jitter"))}
+    assert start(made, tmp_path / "again", levels=[], presets=list(files.values())) == 0
+    first, again = rows(tmp_path / "first"), rows(tmp_path / "again")
+    assert first["L4"]["views_rejected"] > 0
+    for name, path in files.items():
+        changed = {key for key in first[name] if first[name][key] != again[path][key]}
+        assert changed <= {"condition", "kind", "level", "camera", "manifest", "views", "views_drawn", "views_rejected"}
+        before, after = ([each[1:] for each in seen if each[0] == camera] for camera in (first[name]["camera"], path))
+        assert before == after and len(before) >= 8
+    assert first["L4"]["episode_return"] != first["L4:jitter"]["episode_return"]
+
+    # One that was written anew is no result that is there already.
+    os.replace(files["L4:jitter"], files["L4"])
+    assert start(made, tmp_path / "again", levels=[], presets=[files["L4"]]) == 0
+    assert rows(tmp_path / "again")[files["L4"]]["episode_return"] == first["L4:jitter"]["episode_return"]
 
 
 def test_more_levels_are_added_to_those_that_are_there(made, tmp_path, capsys):
@@ -238,6 +281,9 @@ def test_several_tasks_and_stacks_of_pictures(tmp_path):
     row, result = rows(tmp_path / "out")["L4"], summary(tmp_path / "out")
     assert row["episodes"] == len(row["episode_success"]) == len(row["views"]["front"]["fov"]) == 2 * EPISODES
     assert row["tasks"].keys() == {"reach", "push"} and result["task"] == "reach,push" and result["episodes"] == 2 * EPISODES
+    for task in ("reach", "push"):
+        manifest = read_manifest(tmp_path / "out" / "manifests" / f"L4-{task}.json")
+        assert manifest.task == task and len(manifest.views) == EPISODES
 
 
 @pytest.mark.timeout(60)
@@ -275,6 +321,60 @@ def test_a_run_that_does_not_learn(tmp_path):
     assert start(tmp_path / "run", tmp_path / "out") == 0
     result = summary(tmp_path / "out")
     assert result["success"] == 1 == result["levels"]["L4"]["success"] == result["levels"]["L4"]["expert"] and result["agent"] == "expert"
+
+
+def broken_drift(*_):
+    raise Failure("The features are not finite.")
+
+
+def test_a_failure_of_what_comes_last_loses_no_result(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(viewpoint, "measure_drift", broken_drift)
+    assert start(made, tmp_path / "out") == 0
+    result = summary(tmp_path / "out")
+    assert result["status"] == "finished" and result["drift"] is None and list(result["levels"]) == ["L0", "L4"]
+    assert "how features move is not known: The features are not finite" in capsys.readouterr().out
+    with pytest.raises(Failure, match="not finite"):  # of an encoder alone it is all there is
+        start(None, tmp_path / "alone", run=None, encoder=PIXELS["encoder"], names={"encoder": "pixels"})
+    assert summary(tmp_path / "alone")["status"] == "failed"
+
+
+def test_a_film_shows_what_its_name_says(made, whole, tmp_path, monkeypatch):
+    """Filmed alone an episode may end otherwise: then there is no film of it."""
+    filmed = []
+
+    def film(path, *_):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        filmed.append(path.name)
+        return ["failure" not in path.name]  # the other outcome
+
+    monkeypatch.setattr(viewpoint, "record_film", film)
+    assert start(made, tmp_path / "out", levels=[0], films=True) == 0
+    outcomes = rows(tmp_path / "out")["L0"]["episode_success"]
+    assert outcomes == [0] * EPISODES and filmed == ["L0-failure.mp4"] and len(list((tmp_path / "out" / "videos").iterdir())) == 1
+    monkeypatch.setattr(viewpoint, "record_film", lambda path, *_: [not film(path)[0]])
+    assert start(made, tmp_path / "other", levels=[0], films=True) == 0
+    assert len(filmed) == 1 + EPISODES and not list((tmp_path / "other" / "videos").iterdir())
+
+
+def test_a_finished_evaluation_whose_rows_are_gone_is_made_again(made, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    lines = (tmp_path / "out" / "views.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "views.jsonl").write_text("".join(lines[:-1]))
+    assert start(made, tmp_path / "out") == 0
+    assert rows(tmp_path / "out") == rows(whole)
+
+
+def test_a_run_is_the_same_however_it_is_spelled(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(made.parent)
+    monkeypatch.setenv("HOME", str(made.parent))
+    (tmp_path / "link").symlink_to(made)
+    spelled = [made.name, f"./{made.name}/", f"../{made.parent.name}//{made.name}", str(made), f"~/{made.name}", str(tmp_path / "link")]
+    found = [ViewpointConfig(run=run, names={"encoder": "mvp"}) for run in spelled]
+    assert {cfg.run for cfg in found} == {made.name}
+    assert {cfg.folder([f"run={run}"]) for cfg, run in zip(found, spelled, strict=True)} == {f"{made.parent.name}/{made.name}"}
+    with pytest.raises(UserError, match="no folder of a run"):
+        start("~nobody-is-called-so/s0", tmp_path / "out")
 
 
 def test_an_encoder_alone(tmp_path, capsys):
@@ -354,10 +454,17 @@ def test_views_of_which_hardly_any_counts_are_refused(made, tmp_path, monkeypatc
 
 
 def test_what_is_asked_for_twice_is_run_once(made):
-    cfg = ViewpointConfig(levels=[3, 3, 0], presets=["L3:shell", "L4", "L4"], factors=["fov", "fov"])
-    assert [condition.name for condition in find_conditions(cfg, ["front"], "plain", False)] == ["L0", "L3", "L4", "L3:fov"]
+    cfg = ViewpointConfig(levels=[3, 3, 0], presets=["L3:shell", "squint", "squint"], factors=["fov", "fov"])
+    assert [condition.name for condition in find_conditions(cfg, ["front"], "plain", False)] == ["L0", "L3", "squint", "L3:fov"]
     with pytest.raises(UserError, match="this one is not told of them"):
         find_conditions(ViewpointConfig(controls="calibration"), ["front"], "plain", False)
+
+
+def test_no_two_cameras_share_a_name():
+    cfg = ViewpointConfig(levels=[3, 4], presets=["L4", "L3:fov", "L3:fov:shell", "L4:sweep"], factors=["fov"])
+    found = find_conditions(cfg, ["front"], "plain", False)
+    assert [each.camera for each in found] == ["L3:shell", "L4:shell", "L4", "L3:fov", "L3:fov:shell", "L4:sweep"]
+    assert len({each.name for each in found}) == len({each.file for each in found}) == len(found)
 
 
 @pytest.mark.parametrize(("levels", "name"), [([0, 1, 2], "L2:fov"), ([0, 3, 5], "L3:fov"), ([0, 4, 5], "L3:fov"), ([], "L3:fov")])

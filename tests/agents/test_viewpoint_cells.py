@@ -12,6 +12,7 @@ import yaml
 
 from agents.viewpoint.cell import ViewpointCell, run_cell, table, training_of
 from agents.viewpoint.regimes import REGIMES, regime_words
+from agents.viewpoint.run import OtherCheckpoint
 from envs import list_tasks
 from envs.cameras import write_manifest
 from robo_repr.core.cli import compose
@@ -29,7 +30,7 @@ class Calls:
     def __init__(self, monkeypatch):
         self.trained: list[tuple[str, list[str]]] = []
         self.evaluated: list[ViewpointCell] = []
-        self.code, self.broken = 0, False
+        self.code, self.broken, self.outdated = 0, False, False
         monkeypatch.setattr("agents.train.train", self.train)
         monkeypatch.setattr("agents.imitation.train.imitate", self.train)
         monkeypatch.setattr("agents.viewpoint.run.evaluate_views", self.evaluate)
@@ -47,6 +48,8 @@ class Calls:
         self.evaluated.append(cfg)
         if self.broken:
             raise NoWholeCheckpoint("None is whole.")
+        if self.outdated and not cfg.fresh:
+            raise OtherCheckpoint("It is of step 100.")
         return 0
 
 
@@ -133,10 +136,13 @@ def test_a_finished_policy_is_used_by_every_table(calls):
 
 
 def test_an_evaluation_is_fresh_where_the_policy_learned_on(calls):
+    """Whoever let it learn on: this cell, the same cell before it was killed, or another table."""
     run(*WIDE)
     run(*WIDE)
+    calls.outdated = True
     run(*WIDE, "steps=200")
-    assert [cfg.fresh for cfg in calls.evaluated] == [True, False, True] and len(calls.trained) == 2
+    run(*WIDE, "steps=200")
+    assert [cfg.fresh for cfg in calls.evaluated] == [False, False, *[False, True] * 2] and len(calls.trained) == 2
     run(*WIDE, "steps=200", "fresh=true")
     assert calls.evaluated[-1].fresh and len(calls.trained) == 2, "fresh=true is for the evaluation"
 

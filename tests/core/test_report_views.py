@@ -37,6 +37,12 @@ def arena_of(folder):
     return arena
 
 
+def rewrite(path, change):
+    """Changes each row of a run's views.jsonl."""
+    rows = [change(json.loads(line)) for line in (path / "views.jsonl").read_text().splitlines()]
+    (path / "views.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def text_of(folder):
     """The page's words."""
     written = write_report(read_report([folder]), folder).read_text(encoding="utf-8")
@@ -101,6 +107,38 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path):
         read_report([folder / "s1"])
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("views.jsonl", {"level": "three"}),
+        ("views.jsonl", {"level": 2}),
+        ("views.jsonl", {"kind": "other"}),
+        ("views.jsonl", {"condition": ["L3"]}),
+        ("views.jsonl", {"views_drawn": float("inf")}),
+        ("views.jsonl", {"views": {"front": {"azimuth": [float("nan")] * 50}}}),
+        ("drift.json", {"no_picture_cm": "much"}),
+        ("drift.json", {"conditions": {"L3": {"feature_drift": 1, "probe_cm": 1, "probe_cm_ci95": [1]}}}),
+        ("drift.json", {"conditions": {"L3": {"feature_drift": 1, "probe_cm": float("nan")}}}),
+        ("drift.json", {"conditions": [1]}),
+        ("summary.json", {"presets": ["vista:arc"]}),
+        ("trained.yaml", {"camera": None}),
+        ("trained.yaml", {"task": [1, 2]}),
+        ("config.yaml", {"episodes": "50"}),
+    ],
+)
+def test_files_with_what_no_command_writes_are_left_out_as_broken(tmp_path, file, change):
+    path = make_view(tmp_path / "x", drift={0: 0.0, 3: 0.5}) / file
+    make_view(tmp_path / "whole", 1)
+    rows = [yaml.safe_load(path.read_text())] if file != "views.jsonl" else [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row.get("condition", "L3") == "L3":
+            row |= change
+            [row.pop(key) for key, value in change.items() if value is None]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = read_report([tmp_path])
+    assert [run.seed for run in report.views.runs] == [1] and [reason.startswith("is broken: ") for _, reason in report.left_out] == [True]
+
+
 def test_a_condition_that_was_not_run_to_its_end_does_not_count(tmp_path):
     path = make_view(tmp_path, levels={0: 0.9, 3: 0.5})
     rows = [json.loads(line) for line in (path / "views.jsonl").read_text().splitlines()]
@@ -125,6 +163,36 @@ def test_two_evaluations_of_one_policy_are_one_run(tmp_path):
     os.utime(other / "summary.json", (500, 500))
     report = read_report([tmp_path])
     assert list(report.views.runs[0].conditions) == ["L0", "L3", "vista:arc"] and [path for path, _ in report.left_out] == [other]
+    summary = json.loads((newer / "summary.json").read_text())
+    (newer / "summary.json").write_text(json.dumps({**summary, "presets": {}}))
+    os.utime(newer / "summary.json", (100, 100))  # now the older one
+    assert list(read_report([tmp_path / "levels", tmp_path / "presets"]).views.runs[0].conditions) == ["L0", "vista:arc", "L3"]
+    rewrite(older, lambda row: {**row, "checkpoint_sha256": "another"})  # trained anew, as far
+    report = read_report([tmp_path / "levels", tmp_path / "presets"])
+    assert list(report.views.runs[0].conditions) == ["L0", "L3"] and [path for path, _ in report.left_out] == [newer]
+
+
+def test_nothing_is_a_share_of_what_was_won_in_other_episodes(tmp_path):
+    path = make_view(tmp_path, levels={0: 0.9, 3: 0.5, 4: 0.1})
+    rewrite(path, lambda row: {**row, "seeds_sha256": "others"} if row["condition"] == "L0" else row)
+    [method] = arena_of(tmp_path).methods
+    assert titles([method], "level") == ["L3", "L4"] and retention_under(method.groups["reach"], "L3") is None
+
+
+def test_a_preset_keeps_its_published_range_when_evaluations_are_joined(tmp_path, undrawn):
+    older = make_view(tmp_path / "presets", levels={0: 0.9}, presets={"vista:arc": 0.3})
+    os.utime(older / "summary.json", (1000, 1000))
+    make_view(tmp_path / "levels", levels={0: 0.9, 3: 0.5})
+    assert "vista:arc azimuth ±45°" in text_of(tmp_path)
+
+
+def test_an_encoder_that_was_judged_twice_counts_once_and_seeds_are_one_row(tmp_path, undrawn):
+    for name, seed, time in (("a", 0, 1000), ("b", 0, 2000), ("b", 1, 3000)):
+        os.utime(make_encoder_view(tmp_path / name, seed=seed, drift={3: time / 1000}) / "summary.json", (time, time))
+    report = read_report([tmp_path])
+    assert [run.path.parent.name for run in report.views.encoders] == ["b", "b"] and len(report.left_out) == 1
+    text = text_of(tmp_path)
+    assert "1 encoder on reach" in text and "r3m, views=[front] reach 2 2.50 [1.80 to 3.30]" in text
 
 
 def test_runs_with_several_tasks_count_on_each(tmp_path, undrawn):
@@ -199,6 +267,52 @@ def test_an_effect_is_called_from_five_seeds_of_a_hundred_episodes(tmp_path, kep
     assert found["mvp, wide", "L0"].outcome == "no difference shown"
 
 
+def test_seeds_are_paired_only_where_their_episodes_are_the_same(tmp_path):
+    for seed in range(5):
+        for regime, share in (("fixed", 0.5), ("wide", 0.6)):
+            path = make_view(tmp_path / regime, seed, {0: 0.9, 3: share}, regime=regime, episodes=100)
+
+    def estimate():
+        arena = arena_of(tmp_path)
+        fixed, wide = sorted(arena.methods, key=lambda method: method.label)
+        [effect] = effects([(wide, fixed)], ["L3"])
+        return effect.estimate
+
+    paired = estimate()
+    rewrite(path, lambda row: {**row, "seeds_sha256": "of another root"})
+    assert paired.freedom == 4 < estimate().freedom
+
+
+def test_drift_is_of_the_task_that_it_was_measured_on(tmp_path, undrawn):
+    make_view(tmp_path, task=["reach", "push"], drift={0: 0.0, 3: 0.5})
+    [method] = arena_of(tmp_path).methods
+    assert [bool(method.groups[task].runs[0].drift) for task in ("reach", "push")] == [True, False]
+
+
+def test_seeds_that_lack_a_level_are_told(tmp_path, undrawn):
+    make_view(tmp_path / "x", 0, levels={0: 0.9, 3: 0.5, 4: 0.2})
+    make_view(tmp_path / "x", 1, levels={0: 0.9, 3: 0.5})
+    make_view(tmp_path / "y", 0, levels={0: 0.9, 3: 0.5}, encoder="pixels")
+    text = text_of(tmp_path)
+    assert re.search(r"mvp 0, 1 \d+ % \[[^]]*\] \d+ % \[[^]]*\] \d+ % \[[^]]*\] 1 of 2 seeds", text)
+    assert re.search(r"pixels raw pixels \d+ % \[[^]]*\] - \d+ % \[[^]]*\] to L3 ", text)  # the area
+
+
+def test_the_worst_azimuth_is_the_same_on_the_page_and_in_the_summary(tmp_path):
+    from agents.viewpoint.conditions import Condition
+    from agents.viewpoint.results import figures
+
+    path = make_view(tmp_path, levels={0: 0.9, 3: 0.5, 4: 0.1}, episodes=100)
+    rows = {(row["condition"], row["policy"]): row for row in map(json.loads, (path / "views.jsonl").read_text().splitlines())}
+    for row in rows.values():
+        row |= {"views_drawn": 1, "views_rejected": 0}
+    conditions = [Condition(f"L{level}", "level", level, f"L{level}:shell", "plain") for level in (0, 3, 4)]
+    told = figures(rows, conditions, "front")
+    [fact] = view_facts(read_report([tmp_path]).views)
+    assert told["worst_azimuth_bin"] == fact["worst_azimuth_bin"] is not None
+    assert told["levels"]["L0"]["retention_ci95"] == fact["conditions"]["L0"]["retention_ci95"] == [1, 1]
+
+
 def test_no_regime_is_its_own_control(tmp_path):
     make_view(tmp_path / "a", regime="fixed")
     make_view(tmp_path / "b", regime="wide", encoder="pixels")  # of another encoder
@@ -209,11 +323,16 @@ def test_no_regime_is_its_own_control(tmp_path):
 def test_the_ceiling_is_a_policy_trained_at_that_very_view(tmp_path, undrawn):
     make_view(tmp_path / "fixed", levels={0: 0.9, 3: 0.5})
     text = text_of(tmp_path)
-    assert "No ceiling was run" in text and "camera=L3:shell seed=0" in text and "python run_rl.py encoder=mvp task=reach" in text
+    assert (
+        "No ceiling was run for reach" in text
+        and "gap to the ceiling" not in text
+        and "camera=L3:shell seed=0" in text
+        and "python run_rl.py encoder=mvp task=reach" in text
+    )
     make_view(tmp_path / "ceiling", regime="L3:shell", levels={0: 0.6, 3: 0.8})
     text = text_of(tmp_path)
-    row = re.search(r"gap to the ceiling, points \[95 %\] method L0 L3 mvp, L3:shell (.*?) mvp, fixed (.*?) Area", text)
-    assert row and row[1].endswith("is the ceiling") and re.fullmatch(r"is the ceiling \+26 \[\+\d+ to \+\d+\]", row[2])
+    row = re.search(r"gap to the ceiling, points \[95 %\] method L3 mvp, fixed (.*?) Area", text)
+    assert row and re.fullmatch(r"\+26 \[\+\d+ to \+\d+\]", row[1])
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------------------
@@ -224,7 +343,7 @@ def test_a_page_of_viewpoint_runs_alone(tmp_path, undrawn):
     text = text_of(tmp_path)
     assert f"{tmp_path.name}: 4 methods on reach" in text and "1 training seed and 50 episodes per level are too few for a claim" in text
     for says in (
-        "Less than half of the success at L0 is left from L3 (random, fixed); from L4 (mvp, fixed / mvp, wide / random, wide)",
+        "In these runs less than half of the success at L0 is left first at L3 (random, fixed); first at L4 (mvp, fixed / ",
         "expert reference - 100 % 100 % 100 % 100 %",
         "views drawn again - 7.4 %",
         "With one seed an interval knows chance between episodes alone",
@@ -266,6 +385,25 @@ def test_an_encoder_alone_and_a_single_run(tmp_path, undrawn):
     assert "1 method on reach" in text and "L0" in text
 
 
+def test_of_a_probe_it_is_told_what_could_be_known_and_what_is_known_blindly(tmp_path, undrawn):
+    make_view(tmp_path, drift={0: 0.0, 3: 0.5})
+    text = text_of(tmp_path)
+    assert "mvp reach 1 2.0 [1.5 to 2.5] 4.5 [4.0 to 5.0] fitted at that level reach 1 2.0 [1.5 to 2.5] 2.5 [2.0 to 3.0]" in text
+    assert "no picture reference reach 1 9.0 9.0" in text and "mvp, sac, trained at camera L0" in text
+    assert text.count("how to repeat them") == 2  # the link and the section
+
+
+def test_many_methods_make_a_page_that_opens(tmp_path, undrawn, monkeypatch):
+    monkeypatch.setattr(view_sections, "FILMS_BYTES", 20_000)
+    for number in range(30):
+        shares = dict.fromkeys(range(6), 0.5)
+        make_view(tmp_path / f"{number}", encoder=f"e{number}", levels=shares, films=number < 5, drift=shares)
+    text = text_of(tmp_path)
+    written = (tmp_path / "report.html").read_text()
+    assert "30 methods on reach" in text and 0 < sum(map(len, re.findall('data:video/mp4;base64,([^"]*)', written))) <= 4 / 3 * 20_000 + 200
+    assert "Of these 30 methods films of L0 and L5 alone." in text and "would make the page too large" in text
+
+
 def test_drift_is_ranked_against_what_policies_keep(tmp_path, undrawn):
     for index, encoder in enumerate(("mvp", "r3m", "vip", "clip", "dino", "random")):
         drift = {0: 0.0, 3: 0.3 + 0.1 * index}
@@ -283,11 +421,19 @@ def test_the_command_prints_a_table(tmp_path, capsys, undrawn):
     assert "report.png" not in out and "report.html" in out
 
 
-def test_a_published_range_that_is_not_told_is_a_dash(tmp_path, undrawn):
-    path = make_view(tmp_path, presets={"vista:arc": 0.3})
+def test_what_nobody_published_is_not_called_so(tmp_path, undrawn):
+    path = make_view(tmp_path, presets={"vista:arc": 0.3, "L3:jitter": 0.4})
     summary = json.loads((path / "summary.json").read_text())
+    del summary["presets"]["L3:jitter"]
+    (path / "summary.json").write_text(json.dumps(summary))
+    text = text_of(tmp_path)
+    assert (
+        re.search("publications', the task is not (.*) that nobody published .* L3:jitter mvp", text)[1].count("vista:arc azimuth ±45°")
+        == 1
+    )
     (path / "summary.json").write_text(json.dumps({**summary, "presets": None}))
-    assert "vista:arc - mvp" in text_of(tmp_path)
+    text = text_of(tmp_path)
+    assert "Other camera settings" in text and "vista:arc mvp" in text and "publications" not in text
 
 
 def test_the_settings_of_evaluations_make_no_other_method(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from robo_repr.core.retention import azimuth_bins, rank_correlation, retention, retention_area, worst_bin
+from robo_repr.core.retention import azimuth_bins, rank_correlation, retention, retention_area, worst_azimuth_bin
 from robo_repr.core.stats import difference
 
 
@@ -93,10 +93,19 @@ def test_bins_are_even_and_the_worst_one_has_enough_episodes():
     bins = azimuth_bins(azimuth, success)
     assert [(each["low"], each["high"]) for each in bins] == [(low, low + 10.0) for low in range(-40, 40, 10)]
     assert [each["episodes"] for each in bins] == [11, 0, 0, 0, 10, 0, 3, 6] and bins[1]["success"] is None
-    worst = worst_bin(bins)
-    assert (worst["low"], worst["success"]) == (0.0, 0.5)  # not the one with three episodes, which all failed
+    worst = worst_azimuth_bin([(azimuth, success)])
+    assert worst is not None and (worst["low"], worst["success"]) == (0.0, 0.5)  # not the one with three episodes, which all failed
     assert worst["ci95"] == pytest.approx([0.237, 0.763], abs=1e-3)
-    assert azimuth_bins(np.zeros(50), np.ones(50)) == [] and azimuth_bins(np.empty(0), np.empty(0)) == [] and worst_bin([]) is None
+    assert azimuth_bins(np.zeros(50), np.ones(50)) == [] and azimuth_bins(np.empty(0), np.empty(0)) == [] and worst_azimuth_bin([]) is None
+
+
+def test_the_worst_azimuth_is_that_of_all_shells_together():
+    near, far = np.linspace(-19.0, 19.0, 40), np.linspace(20.0, 40.0, 25)
+    shells = [(near, np.ones(40)), (-far, np.ones(25)), (far[:12], np.ones(12)), (far[12:], np.zeros(13))]
+    worst = worst_azimuth_bin(shells)
+    assert worst is not None and (worst["low"], worst["high"], worst["success"], worst["episodes"]) == (30.0, 40.0, 0.0, 13)
+    few = [*shells[:3], (far[-9:], np.zeros(9))]  # the control: fewer than ten episodes are none
+    assert (found := worst_azimuth_bin(few)) is not None and found["success"] == 1
 
 
 def test_rank_correlation_is_scipys_and_knows_what_belongs_together():

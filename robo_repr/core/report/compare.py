@@ -104,5 +104,6 @@ def success_difference(first: Group, second: Group) -> tuple[Estimate, bool]:
         and len(first.seeds) >= PAIRED_FROM
         and (score == "last" or starts == "fixed")  # else evaluations with other episodes count in each
         and all(run.own.in_order for group in (first, second) for run in group.runs)
+        and all(one.own.episodes == other.own.episodes for one, other in zip(first.runs, second.runs, strict=True))
     )
     return difference([run.own.success for run in first.runs], [run.own.success for run in second.runs], paired=paired), paired

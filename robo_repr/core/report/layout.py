@@ -1,8 +1,11 @@
 """What a page is made of, and how figures are written in it."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
 
 from robo_repr.core.report.aggregate import Interval
 from robo_repr.core.report.methods import ARMS, Method
@@ -79,6 +82,11 @@ def reference(name: str) -> Cell:
     return Cell(name, REFERENCE_COLOUR, tag="reference")
 
 
+def link_to(path: Path, out: Path) -> Cell:
+    """A folder's name, which leads there from a page in `out`."""
+    return Cell(str(path), href=f"./{quote(os.path.relpath(path.resolve(), out.resolve()), errors='surrogateescape')}")
+
+
 def points(estimate: Estimate, level: float = 0.05) -> str:
     low, high = estimate.interval(level)
     return f"{100 * estimate.value:+.0f} [{100 * low:+.0f} to {100 * high:+.0f}]"
@@ -109,3 +117,9 @@ def listed(seeds: Sequence[int]) -> str:
 
 def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", text)
+
+
+def glued(text: str) -> str:
+    """A table's text that breaks between a number and its interval alone, so that columns are as narrow as either; prose as it is."""
+    short = len(text) < 24 or "[" in text and len(text) < 60
+    return re.sub(r" (?![\[(])", "\N{NO-BREAK SPACE}", text) if short else text

@@ -5,13 +5,11 @@ A page is a list of `Section`; what is to be shown besides goes into one more fu
 
 import base64
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -34,6 +32,8 @@ from robo_repr.core.report.layout import (
     Row,
     Section,
     Table,
+    glued,
+    link_to,
     listed,
     name_of,
     percent,
@@ -55,8 +55,9 @@ from robo_repr.core.report.runs import (
     read_runs,
     references,
     run_folders,
+    word,
 )
-from robo_repr.core.report.view_sections import view_command, view_facts, view_sections, view_warnings
+from robo_repr.core.report.view_sections import view_command, view_facts, view_runs_table, view_sections, view_warnings
 from robo_repr.core.report.views import Views, is_viewpoint, read_views
 from robo_repr.core.stats import mean_over_seeds, wilson
 from robo_repr.core.summary import REFERENCES, command_line, rate
@@ -154,7 +155,11 @@ def render(title: str, asked: Sequence[tuple[str, list[str]]], warnings: Sequenc
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "share": lambda value: f"{100 * value:.1f}"}
+    environment.filters |= {
+        "glued": glued,
+        "base64": lambda data: base64.b64encode(data).decode(),
+        "share": lambda value: f"{100 * value:.1f}",
+    }
     template = environment.get_template("page.html")
     return template.render(title=title, facts=asked, warnings=warnings, sections=sections, folded_from=FOLDED_FROM)
 
@@ -166,7 +171,7 @@ def _title(report: Report, found: Sequence[Arena], out: Path) -> str:
     every = [*found, *report.views.arenas]
     methods = len(dict.fromkeys(method.label for arena in every for method in arena.methods))
     tasks = dict.fromkeys([*(task for arena in every for task in arena.tasks), *(encoder.task for encoder in report.views.encoders)])
-    what = counted(methods, "method") if methods else counted(len(report.views.encoders), "encoder")
+    what = counted(methods, "method") if methods else counted(len({encoder.label for encoder in report.views.encoders}), "encoder")
     return f"{out.resolve().name}: {what} on {', '.join(tasks) if len(tasks) < 4 else counted(len(tasks), 'task')}"
 
 
@@ -182,7 +187,7 @@ def _asked(report: Report, found: Sequence[Arena]) -> list[tuple[str, list[str]]
         ("tasks", [", ".join(dict.fromkeys([*(task for arena in every for task in arena.tasks), *(e.task for e in views.encoders)]))])
     )
     if every:
-        asked.append(("methods", ["; ".join(dict.fromkeys(method.label for arena in every for method in arena.methods))]))
+        asked.append(("methods", [_named([method for arena in every for method in arena.methods])]))
     if runs:
         seeds = sorted({run.seed for run in runs})
         asked.append(("runs", [f"{len(runs)} finished, {span(per_cell)} of each method and task (seeds {listed(seeds)})"]))
@@ -193,8 +198,19 @@ def _asked(report: Report, found: Sequence[Arena]) -> list[tuple[str, list[str]]
         said = f"{counted(len(views.runs), 'policy').replace('policys', 'policies')} (seeds {listed(seeds)})"
         asked.append(("under moved cameras", [f"{said}; {arena.name}, per camera setting and task" for arena in views.arenas]))
     if views.encoders:
-        asked.append(("encoders without a policy", ["; ".join(encoder.label for encoder in views.encoders)]))
+        asked.append(("encoders without a policy", ["; ".join(dict.fromkeys(encoder.label for encoder in views.encoders))]))
     return asked
+
+
+def _named(methods: Sequence[Method]) -> str:
+    """Their labels; of one alone, which tells it from nothing, what it learned by and at which cameras."""
+    labels = list(dict.fromkeys(method.label for method in methods))
+    if len(labels) > 1:
+        return "; ".join(labels)
+    settings = methods[0].settings
+    learner = settings.get("names.agent") or settings.get("names.policy")
+    words = [labels[0], str(learner) if learner else "", f"trained at camera {word(settings['camera'])}" if "camera" in settings else ""]
+    return ", ".join(each for each in words if each)
 
 
 def _warnings(report: Report, found: Sequence[Arena]) -> list[str]:
@@ -253,7 +269,7 @@ def _sections(report: Report, found: Sequence[Arena], out: Path) -> list[Section
         sections += [_methods(arena, where, suffix), _tasks(arena, where), _spread(arena, where, suffix), _demos(arena, where, suffix)]
         sections.append(_learning(arena, where, suffix))
     sections += [_films(found), _papers(report)]
-    sections += view_sections(report.views, out)
+    sections += view_sections(report.views)
     sections += [_cells(report.cells), _left_out(report.left_out), _runs(report, found, out)]
     return [section for section in sections if section]
 
@@ -538,14 +554,15 @@ def _runs(report: Report, found: Sequence[Arena], out: Path) -> Section:
     for method in (method for arena in found for method in arena.methods):
         for task, group in method.groups.items():
             for run in group.runs:
-                link = Cell(str(run.path), href=f"./{quote(os.path.relpath(run.path.resolve(), out.resolve()), errors='surrogateescape')}")
                 again = reruns.get(run.path.resolve()) or _command([run])
                 success = Cell(f"{100 * run.own.success.mean():.0f} %")
-                rows.append(Row([link, name_of(method), Cell(task), Cell(str(run.seed)), success, Cell(again, code=True)]))
-    tables = [Table(["run", "method", "task", "seed", "success", "run it again"], rows)] if rows else []
+                rows.append(
+                    Row([link_to(run.path, out), name_of(method), Cell(task), Cell(str(run.seed)), success, Cell(again, code=True)])
+                )
+    tables = [Table(["run", "method", "task", "seed", "success", "run it again"], rows), view_runs_table(report.views, out)]
     again = [*_commands(report), f"python scripts/report.py {shlex.join(map(str, report.paths))}"]
     commands = Table(["all of it again, and this page"], [Row([Cell(command, code=True)]) for command in again])
-    return Section("Runs, and how to repeat them", tables=[commands, *tables])
+    return Section("Runs, and how to repeat them", tables=[commands, *(table for table in tables if table.rows)])
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------------------

@@ -46,11 +46,13 @@ class Outcomes:
         success: (n,) 0 or 1; or shares, where several evaluations count.
         returns: (n,), or (1,) the mean alone in older folders.
         in_order: whether entry i belongs to episode i; else only the number of successes is known.
+        episodes: what tells these episodes from others that a policy of the same seed may have had; "" where a seed has but one set.
     """
 
     success: np.ndarray
     returns: np.ndarray
     in_order: bool
+    episodes: str = ""
 
     def part(self, index: int, parts: int) -> "Outcomes":
         """Those of one task, where the episodes of several stand one task after the other."""
@@ -220,9 +222,9 @@ def over_seeds(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndar
 
 
 def references(groups: Sequence[Group], policy: str) -> list[Outcomes]:
-    """A reference policy's outcomes on the episodes of some groups, each seed once: equal seeds have equal episodes."""
-    by_seed = {run.seed: run.references[policy] for group in groups for run in group.runs if policy in run.references}
-    return list(by_seed.values())
+    """A reference policy's outcomes on the episodes of some groups, each seed's once."""
+    known = [(run.seed, run.references[policy]) for group in groups for run in group.runs if policy in run.references]
+    return list({(seed, outcomes.episodes): outcomes for seed, outcomes in known}.values())
 
 
 def more_seeds(group: Group) -> str:
@@ -285,7 +287,7 @@ def unusable_where_broken() -> Iterator[None]:
     """Errors of reading a run's files become `Unusable`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise Unusable(f"is broken: {what}") from error
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robo_repr.core.report.figures import legend_below, new_panel, percent_axes, plain, png
-from robo_repr.core.retention import BIN_EPISODES
 
 AZIMUTH_BINS, ELEVATION_RINGS = 8, 3
+CELL_EPISODES = 5  # fewer in a cell of both colour nothing
 COLUMNS = 2  # of panels beside each other
 HOLE = 3.3  # radius of the empty middle of a panel, in widths of its rings
 
@@ -47,7 +47,7 @@ def draw_levels(curves: Sequence[Curve], label: str, top: float | None = 1.03, s
         values = [point.value for point in curve.points]
         panel.plot(levels, values, color=curve.colour, linestyle=curve.dash, linewidth=1.8, label=curve.label, zorder=3)
         lows, highs = ([getattr(point, end) for point in curve.points] for end in ("low", "high"))
-        panel.fill_between(levels, lows, highs, color=curve.colour, alpha=0.13, linewidth=0)
+        panel.fill_between(levels, lows, highs, color=curve.colour, alpha=min(0.13, 1 / len(curves)), linewidth=0)
         for point in curve.points:
             face = curve.colour if point.seen or not marks else "white"
             panel.plot(point.level, point.value, "o", color=curve.colour, markerfacecolor=face, markersize=5.5, zorder=4)
@@ -89,7 +89,7 @@ def draw_views(methods: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]
         heights = np.clip(np.digitize(elevation, rings) - 1, 0, ELEVATION_RINGS - 1)
         for turn, ring in np.ndindex(AZIMUTH_BINS, ELEVATION_RINGS):
             inside = success[(turns == turn) & (heights == ring)]
-            few = len(inside) < BIN_EPISODES
+            few = len(inside) < CELL_EPISODES
             look = {"fc": "0.93", "ec": "0.65", "hatch": "////"} if few else {"fc": colours(inside.mean()), "ec": "white"}
             # Wedge turns counterclockwise from the right; azimuth here clockwise from the top.
             panel.add_patch(Wedge((0, 0), HOLE + ring + 1, 90 - float(around[turn + 1]), 90 - float(around[turn]), width=1, lw=0.7, **look))

@@ -1,17 +1,16 @@
 """What the page says of moved cameras: how far they can go before a policy fails, and against what that is to be held."""
 
-import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 
 from robo_repr.core.report import published
 from robo_repr.core.report.aggregate import Scores, iqm_interval
-from robo_repr.core.report.compare import success_interval
 from robo_repr.core.report.layout import (
     FILM_BYTES,
     FILMS_BYTES,
@@ -22,6 +21,7 @@ from robo_repr.core.report.layout import (
     Row,
     Section,
     Table,
+    link_to,
     listed,
     name_of,
     percent,
@@ -33,10 +33,20 @@ from robo_repr.core.report.layout import (
 )
 from robo_repr.core.report.methods import DASHES, Arena, Method, control_of
 from robo_repr.core.report.runs import COMMANDS, Group, counted, references
-from robo_repr.core.report.view_figures import AZIMUTH_BINS, ELEVATION_RINGS, Curve, Point, draw_drift, draw_levels, draw_views
+from robo_repr.core.report.view_figures import (
+    AZIMUTH_BINS,
+    CELL_EPISODES,
+    ELEVATION_RINGS,
+    Curve,
+    Point,
+    draw_drift,
+    draw_levels,
+    draw_views,
+)
 from robo_repr.core.report.views import (
     CLAIM_EPISODES,
     CLAIM_SEEDS,
+    KINDS,
     NOMINAL,
     Condition,
     Effect,
@@ -48,20 +58,25 @@ from robo_repr.core.report.views import (
     changed_by,
     covered,
     effects,
+    expert_under,
     fixed_of,
+    levels_of,
     retention_under,
-    success_of_seeds,
+    runs_under,
+    success_under,
     titles,
     under,
     view_runs,
+    worst_azimuth_under,
 )
-from robo_repr.core.retention import BIN_EPISODES, Ratio, azimuth_bins, rank_correlation, worst_bin
-from robo_repr.core.stats import mean_over_seeds, wilson
+from robo_repr.core.retention import BIN_EPISODES, rank_correlation
+from robo_repr.core.stats import wilson
 from robo_repr.core.summary import command_line, rate
 
 MAPS = 6  # panels of success by where the camera stood
 FILMED = 24  # levels x methods; of more, films are shown of the lowest and the highest level alone
 STRIP_BYTES = 4_000_000
+ENDLESS = 9.0  # what is drawn of an interval without an upper end, far above the axis
 FEW = "too few for a claim"
 
 
@@ -83,16 +98,18 @@ def view_warnings(views: Views) -> list[str]:
     ]
 
 
-def view_sections(views: Views, out: Path) -> list[Section]:
+def view_sections(views: Views) -> list[Section]:
     """All sections about moved cameras that have something to show."""
     sections: list[Section | None] = []
+    room = FILMS_BYTES
     for index, arena in enumerate(views.arenas):
         several = len(views.arenas) > 1
         where, suffix = f" ({arena.name})" if several else "", f"-{index + 1}" if several else ""
         sections += [_curves(arena, where, suffix), _levels(arena, where), _all_tasks(arena, where), _effects(arena, where)]
-        sections += [_maps(arena, where, suffix), _strip(arena, where, suffix), _films(arena, where), _presets(arena, where)]
-        sections += [_others(arena, where)]
-    return [section for section in [*sections, _drift(views), _runs(views, out)] if section]
+        films = _films(arena, where, room)
+        room -= sum(len(film.film) for film in films.films) if films else 0
+        sections += [_maps(arena, where, suffix), _strip(arena, where, suffix), films, _presets(arena, where), _others(arena, where)]
+    return [section for section in [*sections, _drift(views)] if section]
 
 
 # ---- levels ----------------------------------------------------------------------------------------------------------------------
@@ -132,12 +149,12 @@ def _findings(arena: Arena, levels: Sequence[str]) -> str:
         for task, group in method.groups.items():
             kept = {level: ratio.value for level in levels[1:] if (ratio := retention_under(group, level))}
             if kept:
-                below = next((f"from {level}" for level, value in kept.items() if value < 0.5), f"nowhere up to {list(kept)[-1]}")
+                below = next((f"first at {level}" for level, value in kept.items() if value < 0.5), f"nowhere up to {list(kept)[-1]}")
                 first.setdefault(below, []).append(method.label + (f" on {task}" if len(arena.tasks) > 1 else ""))
     if not first or sum(map(len, first.values())) > 10:
         return ""
     told = "; ".join(f"{where} ({' / '.join(names)})" for where, names in sorted(first.items()))
-    return f"Less than half of the success at {NOMINAL} is left {told}."
+    return f"In these runs less than half of the success at {NOMINAL} is left {told}."
 
 
 def _how_known(arena: Arena) -> str:
@@ -156,27 +173,28 @@ def _how_known(arena: Arena) -> str:
 
 def _dash(method: Method, arena: Arena) -> str:
     """A line style for each camera setting of training."""
-    cameras = list(dict.fromkeys(str(each.settings["camera"]) for each in arena.methods))
-    return DASHES[cameras.index(str(method.settings["camera"])) % len(DASHES)]
+    cameras = list(dict.fromkeys(each.settings["camera"] for each in arena.methods))
+    return DASHES[cameras.index(method.settings["camera"]) % len(DASHES)]
 
 
 def _success_curve(method: Method, task: str, levels: Sequence[str], dash: str) -> Curve | None:
-    found = []
-    for level in levels:
-        if (group := under(method, level).groups.get(task)) is not None:
-            value, (low, high) = success_interval([run.own for run in group.runs])
-            found.append(Point(int(level[1:]), value, low, high, covered(str(method.settings["camera"]), int(level[1:]))))
+    known = {level: success_under(method.groups[task], level) for level in levels}
+    found = [_point(method, level, *interval) for level, interval in known.items() if interval]
     return Curve(method.label, method.colour, dash, found) if found else None
 
 
 def _retention_curve(method: Method, task: str, levels: Sequence[str], dash: str) -> Curve | None:
-    found = []
-    for level in levels:
-        ratio = Ratio(1, 1, 1) if level == NOMINAL else retention_under(method.groups[task], level)
-        if ratio is not None:
-            seen = covered(str(method.settings["camera"]), int(level[1:]))
-            found.append(Point(int(level[1:]), ratio.value, ratio.low, 9.0 if ratio.high is None else ratio.high, seen))
+    known = {level: retention_under(method.groups[task], level) for level in levels}
+    found = [
+        _point(method, level, ratio.value, ratio.low, ENDLESS if ratio.high is None else ratio.high)
+        for level, ratio in known.items()
+        if ratio
+    ]
     return Curve(method.label, method.colour, dash, found) if len(found) > 1 else None
+
+
+def _point(method: Method, level: str, value: float, low: float, high: float) -> Point:
+    return Point(int(level[1:]), value, low, high, covered(method.settings["camera"], int(level[1:])))
 
 
 def _top(curves: Sequence[Curve]) -> float:
@@ -185,13 +203,13 @@ def _top(curves: Sequence[Curve]) -> float:
 
 
 def _expert_points(methods: Sequence[Method], task: str, levels: Sequence[str]) -> list[Point]:
-    found = []
-    for level in levels:
-        groups = [under(method, level).groups.get(task) for method in methods]
-        if known := references([group for group in groups if group], "expert"):
-            value, (low, high) = success_interval(known)
-            found.append(Point(int(level[1:]), value, low, high))
-    return found
+    known = {level: expert_under(methods, task, level) for level in levels}
+    return [Point(int(level[1:]), *interval) for level, interval in known.items() if interval]
+
+
+def _expert_cell(methods: Sequence[Method], task: str, condition: str) -> Cell:
+    known = expert_under(methods, task, condition)
+    return Cell(f"{100 * known.value:.0f} %" if known else "-")
 
 
 def _levels(arena: Arena, where: str) -> Section | None:
@@ -206,58 +224,62 @@ def _levels(arena: Arena, where: str) -> Section | None:
         for method in methods:
             group = method.groups[task]
             rows.append(Row([name_of(method), Cell(listed(group.seeds)), *(_success_cell(group, level) for level in levels)]))
-        if known := _expert_points(methods, task, levels):
-            by_level = {f"L{point.level}": f"{100 * point.value:.0f} %" for point in known}
-            rows.append(Row([reference("expert"), Cell("-"), *(Cell(by_level.get(level, "-")) for level in levels)], own=False))
+        experts = [_expert_cell(methods, task, level) for level in levels]
+        if any(cell.text != "-" for cell in experts):
+            rows.append(Row([reference("expert"), Cell("-"), *experts], own=False))
         cells = [Cell("views drawn again"), Cell("-"), *(Cell(_rejected(methods, task, level)) for level in levels)]
         rows.append(Row(cells, own=False))
-        headings = ["method", "seeds", *levels]
-        section.tables.append(Table(headings, rows, f"{task}: success [95 %]"))
-        section.tables.append(_retention_table(methods, task, levels))
-        section.tables.append(_ceilings(methods, task, levels))
+        section.tables.append(Table(["method", "seeds", *levels], rows, f"{task}: success [95 %]"))
+        gaps, lacking = _ceilings(methods, task, levels)
+        section.tables += [_retention_table(methods, task, levels), gaps]
+        section.small += lacking
     section.tables = [table for table in section.tables if table.rows]
-    section.small = [
-        f"Area under the curve: the mean of the curve from {NOMINAL} to {levels[-1]}, as a share of {NOMINAL}. Worst azimuth bin: of "
-        f"{AZIMUTH_BINS} of equal width at the highest level, with {BIN_EPISODES} episodes or more, pooled over seeds, Wilson's interval; "
-        "it was chosen for being low, so that chance alone puts it below the mean. Views drawn again did not show the gripper or what the "
-        "task is about.",
-    ]
+    section.small.append(
+        f"Area: the mean of the curve from {NOMINAL} to {levels[-1]} (or as far as a method was asked), as a share of {NOMINAL}. "
+        f"Worst azimuth: of {AZIMUTH_BINS} bins of equal width, all levels above {NOMINAL} and all seeds together, the one with the least "
+        f"success of those with {BIN_EPISODES} episodes or more, with Wilson's interval; it was chosen for being low, so that chance alone "
+        "puts it below the mean. Views drawn again did not show the gripper or what the task is about."
+    )
     return section
 
 
 def _success_cell(group: Group, condition: str) -> Cell:
-    (outcomes,) = success_of_seeds(group, condition)
-    if not outcomes:
-        return Cell("-")
-    if len(outcomes) == 1:
-        value, interval = float(outcomes[0].mean()), wilson(float(outcomes[0].sum()), len(outcomes[0]))
-    else:
-        estimate = mean_over_seeds(outcomes)
-        value, interval = estimate.value, estimate.interval()
-    return Cell(rate(value, interval))
+    known = success_under(group, condition)
+    return _cell(percent(known) if known else "-", group, condition)
+
+
+def _cell(text: str, group: Group, *conditions: str) -> Cell:
+    """What is known of a group where all these conditions were run; it tells of seeds that lack one."""
+    known = len(runs_under(group, *conditions))
+    return Cell(text, tag=f"{known} of {len(group.runs)} seeds" if 0 < known < len(group.runs) else "")
 
 
 def _retention_table(methods: Sequence[Method], task: str, levels: Sequence[str]) -> Table:
     shifted = [level for level in levels if level != NOMINAL]
     rows = []
     for method in methods:
-        ratios = [retention_under(method.groups[task], level) for level in shifted]
-        if any(ratios):
-            cells = [Cell(share_left(ratio)) for ratio in [*ratios, area_under(method.groups[task], levels)]]
-            rows.append(Row([name_of(method), *cells, *_worst(method.groups[task], levels)]))
+        group = method.groups[task]
+        ratios = {level: retention_under(group, level) for level in shifted}
+        if any(ratios.values()):
+            cells = [_cell(share_left(ratio), group, NOMINAL, level) for level, ratio in ratios.items()]
+            rows.append(Row([name_of(method), *cells, _area(group, levels), *_worst(group, levels)]))
     notes = [] if len(rows) == len(methods) else [f"Without success at {NOMINAL}, or without {NOMINAL}, there is no retention."]
-    headings = ["method", *shifted, "area under the curve", "success in the worst azimuth bin", "which is"]
+    headings = ["method", *shifted, "area", "worst azimuth, success", "which is"]
     return Table(headings, rows, f"{task}: retention, success as a share of that at {NOMINAL} [95 %]", notes if rows else [])
 
 
+def _area(group: Group, levels: Sequence[str]) -> Cell:
+    own = levels_of(group, levels)
+    cell = _cell(share_left(area_under(group, levels)), group, *own)
+    return cell if own[-1:] == list(levels[-1:]) or cell.text == "-" else replace(cell, text=f"{cell.text} to {own[-1]}")
+
+
 def _worst(group: Group, levels: Sequence[str]) -> list[Cell]:
-    """Success in the worst azimuth bin at the highest level, and where that is."""
-    conditions = [run.conditions[levels[-1]] for run in view_runs(group) if levels[-1] in run.conditions]
-    azimuth, _, success = _where_cameras_stood(conditions)
-    if (worst := worst_bin(azimuth_bins(azimuth, success, AZIMUTH_BINS))) is None:
+    """Success in the worst azimuth bin, and where that is."""
+    if (worst := worst_azimuth_under(group, levels)) is None:
         return _dashes(2)
     low, high = worst["ci95"]
-    return [Cell(rate(worst["success"], (low, high))), Cell(f"{worst['low']:+.0f} to {worst['high']:+.0f}° (n {worst['episodes']})")]
+    return [Cell(rate(worst["success"], (low, high))), Cell(f"{worst['low']:+.0f} to {worst['high']:+.0f}°, n {worst['episodes']}")]
 
 
 def _where_cameras_stood(conditions: Iterable[Condition]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -276,9 +298,9 @@ def _rejected(methods: Sequence[Method], task: str, condition: str) -> str:
     return f"{100 * sum(run.conditions[condition].rejected for run in runs) / drawn:.1f} %" if drawn else "-"
 
 
-def _ceilings(methods: Sequence[Method], task: str, levels: Sequence[str]) -> Table:
-    """How far each method is below one that was trained at that very view."""
-    cameras = {level: f"{level}:shell" if level != NOMINAL else level for level in levels}
+def _ceilings(methods: Sequence[Method], task: str, levels: Sequence[str]) -> tuple[Table, list[str]]:
+    """How far each method is below one that was trained at that very view; and how to come by ceilings that lack."""
+    cameras = {level: f"{level}:shell" for level in levels if level != NOMINAL}
     rows, lacking = [], []
     for method in methods:
         cells, wanted = [], []
@@ -298,12 +320,12 @@ def _ceilings(methods: Sequence[Method], task: str, levels: Sequence[str]) -> Ta
     notes = []
     if lacking:
         method, camera = lacking[0]
-        lacks = f"{'Some ceilings are' if rows else 'No ceiling was'} run: policies trained at the very shell that they are judged at. "
-        notes = [f"{lacks if not rows else lacks.replace('run:', 'lacking:')}The one for {method.label}: {_training(method, task, camera)}"]
-    title = f"{task}: gap to the ceiling, points [95 %]"
-    if not rows:
-        rows = [Row([Cell("none"), *_dashes(len(levels))], own=False)]
-    return Table(["method", *levels], rows, title, notes)
+        which = "Some ceilings are lacking" if rows else f"No ceiling was run for {task}"
+        notes = [
+            f"{which}: policies trained at the very shell that they are judged at. The one for {method.label}: "
+            f"{_training(method, task, camera)}"
+        ]
+    return Table(["method", *cameras], rows, f"{task}: gap to the ceiling, points [95 %]"), notes
 
 
 def _training(method: Method, task: str, camera: str) -> str:
@@ -451,7 +473,7 @@ def _maps(arena: Arena, where: str, suffix: str) -> Section | None:
             caption = (
                 f"{task}: success in % by where the outside camera stood, seen from above: azimuth around (0° is the nominal camera), "
                 f"elevation outwards, {AZIMUTH_BINS} x {ELEVATION_RINGS} cells, all levels above {NOMINAL} and all seeds together{left}. "
-                f"Cells with fewer than {BIN_EPISODES} episodes are hatched. Cells far out are of higher levels, where the other factors "
+                f"Cells with fewer than {CELL_EPISODES} episodes are hatched. Cells far out are of higher levels, where the other factors "
                 "are moved more too."
             )
             section.figures.append(Figure(f"views-{slug(task)}{suffix}", draw_views(panels[:MAPS]), caption, wide=True))
@@ -473,68 +495,70 @@ def _strip(arena: Arena, where: str, suffix: str) -> Section | None:
     return section if section.figures else None
 
 
-def _films(arena: Arena, where: str) -> Section | None:
-    """A success and a failure at each level, of the first run of each method that filmed them; of many methods at the ends alone."""
+def _films(arena: Arena, where: str, room: int) -> Section | None:
+    """A success and a failure at each level, of the first run of each method that filmed them; of many methods at the ends alone.
+
+    Args:
+        room: bytes.
+    """
     levels = titles(arena.methods, "level")
     shown = levels if len(levels) * len(arena.methods) <= FILMED else list(dict.fromkeys([*levels[:1], *levels[-1:]]))
-    films, room = [], FILMS_BYTES
+    films, left_out = [], 0
     for method in arena.methods:
-        for level in shown:
-            for kind in ("success", "failure"):
-                runs = [run for group in method.groups.values() for run in view_runs(group)]
-                path = next((path for run in runs if (path := run.path / "videos" / f"{level}-{kind}.mp4").is_file()), None)
-                if path and 0 < (size := path.stat().st_size) <= min(FILM_BYTES, room):
-                    room -= size
-                    films.append(Film(path.read_bytes(), f"{method.label}, {level}: {kind}"))
-    return Section(f"Films under moved cameras{where}", films=films) if films else None
+        runs = [run for group in method.groups.values() for run in view_runs(group)]
+        for level, kind in product(shown, ("success", "failure")):
+            path = next((path for run in runs if (path := run.path / "videos" / f"{level}-{kind}.mp4").is_file()), None)
+            if path and 0 < (size := path.stat().st_size) <= min(FILM_BYTES, room):
+                room -= size
+                films.append(Film(path.read_bytes(), f"{method.label}, {level}: {kind}"))
+            elif path:
+                left_out += 1
+    notes = [f"Of these {counted(len(arena.methods), 'method')} films of {' and '.join(shown)} alone."] if shown != levels else []
+    notes += [f"{counted(left_out, 'film')} would make the page too large, or cannot be read: see the runs' folders."] if left_out else []
+    return Section(f"Films under moved cameras{where}", films=films, small=notes) if films else None
 
 
 # ---- presets, factors, controls --------------------------------------------------------------------------------------------------
 
 
 def _presets(arena: Arena, where: str) -> Section | None:
-    """Our figures under the published ranges, and the published figures."""
-    presets = titles(arena.methods, "preset")
-    if not presets:
+    """Our figures under the published ranges and the published figures; and our figures under camera settings that nobody published."""
+    ranges = _published(arena)
+    if not (presets := titles(arena.methods, "preset")):
         return None
-    section = Section(f"Published settings on our tasks{where}", text=list(published.DIFFERENCES))
+    section = Section(f"{'Published settings on our tasks' if ranges else 'Other camera settings'}{where}")
     for task in arena.tasks:
         methods = [method for method in arena.methods if task in method.groups]
-        rows = []
-        for preset in presets:
-            for index, method in enumerate(method for method in methods if task in under(method, preset).groups):
-                ranges = _published(method.groups[task], preset) if index == 0 else "″"
-                group = method.groups[task]
-                cells = [Cell(preset if index == 0 else "″"), Cell(ranges), name_of(method), _success_cell(group, preset)]
-                rows.append(
-                    Row(
-                        [
-                            *cells,
-                            Cell(share_left(retention_under(group, preset))),
-                            _expert_cell(method, task, preset),
-                            Cell(_rejected([method], task, preset)),
-                        ]
-                    )
-                )
-        headings = ["preset", "published range", "method", "success [95 %]", "retention [95 %]", "expert", "views drawn again"]
-        section.tables.append(Table(headings, rows, f"{task}: the ranges are the publications', the task is not"))
-    rows = [Row([Cell(text) for text in figures]) for figures in published.FIGURES]
-    section.tables.append(
-        Table(["benchmark", "shift or policy", "published", "source"], rows, "What the publications measured on their tasks")
-    )
-    section.small = [published.SOURCES]
+        headings = ["method", "success [95 %]", "retention [95 %]", "expert", "views drawn again"]
+        rows = [row for preset in presets if preset in ranges for row in _preset_rows(methods, task, preset, [preset, ranges[preset]])]
+        title = f"{task}: the ranges are the publications', the task is not"
+        section.tables.append(Table(["preset", "published range", *headings], rows, title))
+        rows = [row for preset in presets if preset not in ranges for row in _preset_rows(methods, task, preset, [preset])]
+        section.tables.append(Table(["cameras", *headings], rows, f"{task}: camera settings that nobody published"))
+    if ranges:
+        rows = [Row([Cell(text) for text in figures]) for figures in published.FIGURES]
+        headings = ["benchmark", "shift or policy", "published", "source"]
+        section.tables.append(Table(headings, rows, "What the publications measured on their tasks"))
+        section.text, section.small = list(published.DIFFERENCES), [published.SOURCES]
+    section.tables = [table for table in section.tables if table.rows]
     return section
 
 
-def _published(group: Group, preset: str) -> str:
-    """What a summary tells of the preset's ranges."""
-    told = ((run.summary.get("presets") or {}).get(preset) or {} for run in group.runs)
-    return next((str(each["published"]) for each in told if isinstance(each, dict) and each.get("published")), "-")
+def _published(arena: Arena) -> dict[str, str]:
+    """The published ranges of those presets that have some."""
+    runs = [run for method in arena.methods for group in method.groups.values() for run in view_runs(group)]
+    return {title: condition.published for run in runs for title, condition in run.conditions.items() if condition.published}
 
 
-def _expert_cell(method: Method, task: str, condition: str) -> Cell:
-    known = references([under(method, condition).groups[task]], "expert")
-    return Cell(f"{100 * np.mean([outcomes.success.mean() for outcomes in known]):.0f} %" if known else "-")
+def _preset_rows(methods: Sequence[Method], task: str, preset: str, about: Sequence[str]) -> list[Row]:
+    """A row for each method that was run under a preset; what it is about stands in the first one."""
+    rows = []
+    for method in (method for method in methods if runs_under(method.groups[task], preset)):
+        group = method.groups[task]
+        cells = [*(Cell("″" if rows else text) for text in about), name_of(method), _success_cell(group, preset)]
+        cells.append(_cell(share_left(retention_under(group, preset)), group, NOMINAL, preset))
+        rows.append(Row([*cells, _expert_cell([method], task, preset), Cell(_rejected([method], task, preset))]))
+    return rows
 
 
 def _others(arena: Arena, where: str) -> Section | None:
@@ -558,7 +582,7 @@ def _others(arena: Arena, where: str) -> Section | None:
                     cells = [_success_cell(group, condition) for condition in [NOMINAL, *conditions]]
                 rows.append(Row([name_of(method), *cells]))
             headings = ["method", *([NOMINAL] if kind == "factor" else []), *conditions]
-            cells = [_reference_success(methods, task, condition) for condition in headings[1:]]
+            cells = [_expert_cell(methods, task, condition) for condition in headings[1:]]
             rows.append(Row([reference("expert"), *cells], own=False))
             section.tables.append(Table(headings, rows, f"{task}: {title}", [meaning]))
     return section if section.tables else None
@@ -576,19 +600,13 @@ def _control_cell(group: Group, condition: str) -> Cell:
     cell = _success_cell(group, condition)
     base = _base(group, condition)
     difference = changed_by(group, condition, base) if base else None
-    return Cell(f"{cell.text} ({points(difference)})") if difference else cell
+    return replace(cell, text=f"{cell.text} ({points(difference)})") if difference else cell
 
 
 def _base(group: Group, condition: str) -> str:
     """The level at which a control was tried."""
-    cameras = [run.conditions[condition].camera for run in view_runs(group) if condition in run.conditions]
-    return cameras[0][:2] if cameras and any(cameras[0][:2] in run.conditions for run in view_runs(group)) else ""
-
-
-def _reference_success(methods: Sequence[Method], task: str, condition: str) -> Cell:
-    groups = [under(method, condition).groups.get(task) for method in methods]
-    known = references([group for group in groups if group], "expert")
-    return Cell(f"{100 * np.mean([outcomes.success.mean() for outcomes in known]):.0f} %" if known else "-")
+    levels = [run.conditions[condition].camera[:2] for run in runs_under(group, condition)]
+    return levels[0] if levels and runs_under(group, levels[0]) else ""
 
 
 # ---- encoders without policies ---------------------------------------------------------------------------------------------------
@@ -603,21 +621,19 @@ def _drift(views: Views) -> Section | None:
         for task, group in method.groups.items()
     ]
     policies = [each for each in policies if each[2]]
-    named = [(method.label, method.colour, task, [run.drift for run in runs]) for method, task, runs in policies]
-    named += [(encoder.label, REFERENCE_COLOUR, encoder.task, [encoder.drift]) for encoder in views.encoders]
+    named = {(method.label, method.colour, task): [run.drift for run in runs] for method, task, runs in policies}
+    for encoder in views.encoders:
+        named.setdefault((encoder.label, REFERENCE_COLOUR, encoder.task), []).append(encoder.drift)
     if not named:
         return None
-    found = list(dict.fromkeys(name for *_, drifts in named for drift in drifts for name in drift["conditions"]))
+    found = list(dict.fromkeys(name for drifts in named.values() for drift in drifts for name in drift["conditions"]))
     section = Section("Encoders without a policy")
-    for key, title in (("feature_drift", "feature drift [95 %]"), ("probe_cm", "error of a probe for where the objects are, cm [95 %]")):
-        rows = []
-        for label, colour, task, drifts in named:
-            cells = [Cell(label, colour), Cell(task), Cell(str(len(drifts)))]
-            rows.append(Row([*cells, *(Cell(_drift_text(drifts, name, key)) for name in found), *_bounds(drifts, key)]))
-        headings = ["encoder", "task", "runs", *found, *(["no picture"] if key == "probe_cm" else [])]
-        section.tables.append(Table(headings, rows, title))
+    headings = ["encoder", "task", "runs", *found]
+    rows = [_drift_row(Cell(label, colour), task, drifts, found, "feature_drift") for (label, colour, task), drifts in named.items()]
+    section.tables.append(Table(headings, rows, "feature drift [95 %]"))
+    section.tables.append(Table(headings, _probe_rows(named, found), "error of a probe for where the objects are, cm [95 %]"))
     levels = [name for name in found if name[1:].isdigit() and name.startswith("L")]
-    curves = [Curve(f"{label}, {task}", colour, "-", _drift_points(drifts, levels)) for label, colour, task, drifts in named]
+    curves = [Curve(f"{label}, {task}", colour, "-", _drift_points(drifts, levels)) for (label, colour, task), drifts in named.items()]
     curves = [curve for curve in curves if len(curve.points) > 1]
     if curves:
         caption = "Feature drift by level: 0 is blind to the camera, 1 is as far as another scene; 95 % bands."
@@ -625,26 +641,45 @@ def _drift(views: Views) -> Section | None:
     _add_prediction(section, policies, [level for level in levels if level != NOMINAL])
     section.small.append(
         "Feature drift: how far a state's features move with the camera, over the distance between two scenes. Probe: ridge regression "
-        "fitted at the nominal cameras. Of several runs the mean, and the widest ends of their intervals."
+        "fitted at the nominal cameras; fitted at that level: what is left to know in its own pictures, the ceiling for a probe. No "
+        "picture: the error of one who knows the mean place alone. Of several runs the mean, and the widest ends of their intervals."
     )
     return section
 
 
+def _probe_rows(named: Mapping[tuple[str, str, str], Sequence[dict]], found: Sequence[str]) -> list[Row]:
+    """The error of each probe, what a probe fitted at that very level would make, and what is known without a picture."""
+    rows = []
+    for (label, colour, task), drifts in named.items():
+        rows.append(_drift_row(Cell(label, colour), task, drifts, found, "probe_cm"))
+        if any("ceiling_cm" in facts for drift in drifts for facts in drift["conditions"].values()):
+            rows.append(_drift_row(Cell("fitted at that level"), task, drifts, found, "ceiling_cm", own=False))
+    for task in dict.fromkeys(task for _, _, task in named):
+        blind = [
+            drift["no_picture_cm"]
+            for (_, _, other), drifts in named.items()
+            for drift in drifts
+            if other == task and "no_picture_cm" in drift
+        ]
+        if blind:
+            cells = [reference("no picture"), Cell(task), Cell(str(len(blind))), *[Cell(f"{np.mean(blind):.1f}")] * len(found)]
+            rows.append(Row(cells, own=False))
+    return rows
+
+
+def _drift_row(name: Cell, task: str, drifts: Sequence[dict], found: Sequence[str], key: str, own: bool = True) -> Row:
+    return Row([name, Cell(task), Cell(str(len(drifts))), *(Cell(_drift_text(drifts, level, key)) for level in found)], own)
+
+
 def _drift_text(drifts: Sequence[dict], name: str, key: str) -> str:
     """The mean over runs and the widest ends of their intervals."""
-    known = [drift["conditions"][name] for drift in drifts if name in drift["conditions"]]
+    known = [facts for drift in drifts if key in (facts := drift["conditions"].get(name, {}))]
     if not known:
         return "-"
     value, ends = np.mean([each[key] for each in known]), [each[f"{key}_ci95"] for each in known if each.get(f"{key}_ci95")]
-    interval = f" [{min(low for low, _ in ends):.2f} to {max(high for _, high in ends):.2f}]" if ends else ""
-    return f"{value:.2f}{interval}"
-
-
-def _bounds(drifts: Sequence[dict], key: str) -> list[Cell]:
-    if key != "probe_cm":
-        return []
-    blind = [drift["no_picture_cm"] for drift in drifts if drift.get("no_picture_cm") is not None]
-    return [Cell(f"{np.mean(blind):.2f}" if blind else "-")]
+    digits = 1 if key.endswith("_cm") else 2
+    interval = f" [{min(low for low, _ in ends):.{digits}f} to {max(high for _, high in ends):.{digits}f}]" if ends else ""
+    return f"{value:.{digits}f}{interval}"
 
 
 def _drift_points(drifts: Sequence[dict], levels: Sequence[str]) -> list[Point]:
@@ -717,24 +752,18 @@ def _add_prediction(section: Section, policies: Sequence[tuple[Method, str, list
 # ---- runs ------------------------------------------------------------------------------------------------------------------------
 
 
-def _runs(views: Views, out: Path) -> Section | None:
+def view_runs_table(views: Views, out: Path) -> Table:
+    """Where each run is, and what makes it again."""
     rows = []
     for method in (method for arena in views.arenas for method in arena.methods):
         for task, group in method.groups.items():
             for run in view_runs(group):
-                cells = [_link(run.path, out), name_of(method), Cell(task), Cell(str(run.seed)), Cell(f"{len(run.conditions)}")]
-                rows.append(Row([*cells, Cell(str(run.summary.get("run") or "-")), Cell(view_command(run), code=True)]))
+                cells = [link_to(run.path, out), name_of(method), Cell(task), Cell(str(run.seed)), Cell(f"{len(run.conditions)}")]
+                rows.append(Row([*cells, Cell(view_command(run), code=True)]))
     for encoder in views.encoders:
-        cells = [
-            _link(encoder.path, out),
-            Cell(encoder.label),
-            Cell(encoder.task),
-            Cell(str(encoder.seed)),
-            Cell(str(len(encoder.drift["conditions"]))),
-        ]
-        rows.append(Row([*cells, Cell("no policy"), Cell(view_command(encoder), code=True)]))
-    headings = ["run", "method", "task", "seed", "camera settings", "policy", "run it again"]
-    return Section("Viewpoint runs, and how to repeat them", tables=[Table(headings, rows)]) if rows else None
+        cells = [link_to(encoder.path, out), Cell(encoder.label), Cell(encoder.task), Cell(str(encoder.seed))]
+        rows.append(Row([*cells, Cell(str(len(encoder.drift["conditions"]))), Cell(view_command(encoder), code=True)]))
+    return Table(["run", "method", "task", "seed", "cameras", "run it again"], rows)
 
 
 def view_command(run: ViewRun | EncoderRun) -> str:
@@ -749,10 +778,6 @@ def view_command(run: ViewRun | EncoderRun) -> str:
 # ---- small things ----------------------------------------------------------------------------------------------------------------
 
 
-def _link(path: Path, out: Path) -> Cell:
-    return Cell(str(path), href=f"./{quote(os.path.relpath(path.resolve(), out.resolve()), errors='surrogateescape')}")
-
-
 def _dashes(number: int) -> list[Cell]:
     return [Cell("-") for _ in range(number)]
 
@@ -764,29 +789,19 @@ def view_facts(views: Views) -> list[dict]:
         for method in arena.methods:
             for task, group in method.groups.items():
                 levels = titles([method], "level")
-                conditions = {}
-                for kind in ("level", "preset", "factor", "control"):
-                    for title in titles([method], kind):
-                        if (part := under(method, title).groups.get(task)) is not None:
-                            value, interval = success_interval([run.own for run in part.runs])
-                            kept = retention_under(group, title)
-                            facts = {
-                                "kind": kind,
-                                "success": value,
-                                "success_ci95": list(interval),
-                                "seeds": part.seeds,
-                                "episodes": part.episodes,
-                            }
-                            facts |= {"retention": kept.value if kept else None, "retention_ci95": [kept.low, kept.high] if kept else None}
-                            conditions[title] = facts
+                known = [title for kind in KINDS for title in titles([method], kind) if runs_under(group, title)]
                 area = area_under(group, levels)
                 facts = {"label": method.label, "arm": method.arm, "task": task, "train_camera": method.settings["camera"]}
-                facts |= {"conditions": conditions, "runs": [str(run.path) for run in group.runs]}
-                found.append(
-                    {
-                        **facts,
-                        "retention_area": area.value if area else None,
-                        "retention_area_ci95": [area.low, area.high] if area else None,
-                    }
-                )
+                facts |= {"conditions": {title: _condition_facts(group, title) for title in known}}
+                facts |= {"runs": [str(run.path) for run in group.runs]}
+                facts |= {"retention_area": area.value if area else None, "retention_area_ci95": [area.low, area.high] if area else None}
+                found.append({**facts, "worst_azimuth_bin": worst_azimuth_under(group, levels)})
     return found
+
+
+def _condition_facts(group: Group, title: str) -> dict:
+    runs, success, kept = runs_under(group, title), success_under(group, title), retention_under(group, title)
+    assert success is not None
+    facts = {"kind": runs[0].conditions[title].kind, "success": success.value, "success_ci95": [success.low, success.high]}
+    facts |= {"seeds": [run.seed for run in runs], "episodes": len(runs[0].conditions[title].own.success)}
+    return facts | {"retention": kept.value if kept else None, "retention_ci95": [kept.low, kept.high] if kept else None}

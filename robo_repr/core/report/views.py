@@ -11,6 +11,8 @@ import numpy as np
 import yaml
 
 from robo_repr.core.metrics import read_metrics
+from robo_repr.core.report.aggregate import Interval
+from robo_repr.core.report.compare import success_interval
 from robo_repr.core.report.methods import Arena, Method, arenas, difference_over
 from robo_repr.core.report.runs import (
     NOT_COMPARED,
@@ -22,15 +24,17 @@ from robo_repr.core.report.runs import (
     ended_summary,
     outcomes_of_one,
     read_settings,
+    references,
     unusable_where_broken,
     word,
 )
-from robo_repr.core.retention import Ratio, retention, retention_area
+from robo_repr.core.retention import Ratio, retention, retention_area, worst_azimuth_bin
 from robo_repr.core.stats import Estimate, difference, difference_of_policies, holm
 from robo_repr.core.summary import is_number
 
 CLAIM_SEEDS, CLAIM_EPISODES = 5, 100  # of each level; fewer may be shown, and nothing is called
 NOMINAL = "L0"
+KINDS = ("level", "preset", "factor", "control")
 MOUNTED = "wrist"  # the camera that rides on the robot: to stand beside the table at an azimuth is for the others
 # Settings of the training's own evaluations say nothing of the policy.
 OF_EVALUATIONS = ("eval_camera", "eval_starts", "evaluations", "score", "eval_every")
@@ -42,15 +46,15 @@ class Condition:
     """How a policy fared under one camera setting.
 
     Attributes:
-        kind: ``level``, ``preset``, ``factor`` or ``control``.
+        kind: one of `KINDS`.
         level: of the shell, for a level.
         expert: the same episodes with the expert, which sees no picture; None where it did not run.
         factors: per camera how each episode's view deviated from the nominal one, such as azimuth in degrees (n,).
         drawn, rejected: views, and how many of them were drawn again because they did not show what they should.
-        sha256: of the episodes.
+        checkpoint: SHA-256 of the policy.
+        published: the ranges of a preset as they were published, for tables.
     """
 
-    name: str
     kind: str
     level: int | None
     camera: str
@@ -59,7 +63,8 @@ class Condition:
     factors: dict[str, dict[str, np.ndarray]]
     drawn: int
     rejected: int
-    sha256: str
+    checkpoint: str
+    published: str
 
     @property
     def outside(self) -> dict[str, np.ndarray]:
@@ -85,10 +90,6 @@ class ViewRun(FinishedRun):
     conditions: dict[str, Condition] = field(default_factory=dict)
     drift: dict = field(default_factory=dict)
 
-    @property
-    def train_camera(self) -> str:
-        return str(self.settings["camera"])
-
     def under(self, condition: str) -> "ViewRun":
         """The run as if this condition were all its evaluation."""
         found = self.conditions[condition]
@@ -100,7 +101,9 @@ class ViewRun(FinishedRun):
         parts = []
         for index, task in enumerate(self.tasks):
             conditions = {title: condition.part(index, len(self.tasks)) for title, condition in self.conditions.items()}
-            part = replace(self, settings={**self.settings, "task": task, "tasks": self.tasks}, conditions=conditions)
+            settings = {**self.settings, "task": task, "tasks": self.tasks}
+            drift = self.drift if self.drift.get("task") == task else {}  # it is measured on one of them
+            part = replace(self, settings=settings, conditions=conditions, drift=drift)
             parts.append(part.under(next(iter(conditions))))
         return parts
 
@@ -168,6 +171,11 @@ def read_views(folders: Sequence[Path], left_out: list[tuple[Path, str]]) -> Vie
             (encoders if isinstance(run, EncoderRun) else found).append(run)  # type: ignore[arg-type]
         except Unusable as error:
             left_out.append((folder, str(error)))
+    return Views(sort_views(_groups(found, left_out)), _newest(encoders, left_out))
+
+
+def _groups(found: list[ViewRun], left_out: list[tuple[Path, str]]) -> list[Group]:
+    """Policies that differ in their seed alone, each once, with the conditions of all its evaluations."""
     by_settings: dict[str, dict[int, ViewRun]] = {}
     for run in sorted(found, key=lambda run: -(run.path / "summary.json").stat().st_mtime):
         kept = {key: value for key, value in run.settings.items() if key not in NOT_COMPARED}
@@ -176,13 +184,26 @@ def read_views(folders: Sequence[Path], left_out: list[tuple[Path, str]]) -> Vie
         if newer is run:
             continue
         if not _same_episodes(run, newer):
-            left_out.append((run.path, f"has the settings and the seed of {newer.path}, which is newer and was used instead"))
+            left_out.append((run.path, _replaced_by(newer.path)))
             continue
         group[run.seed] = replace(newer, conditions={**run.conditions, **newer.conditions}, drift=newer.drift or run.drift)
     order = [run.path for run in found]
     groups = [Group(sorted(group.values(), key=lambda run: run.seed)) for group in by_settings.values()]
-    groups.sort(key=lambda group: min(order.index(run.path) for run in group.runs))
-    return Views(sort_views(groups), encoders)
+    return sorted(groups, key=lambda group: min(order.index(run.path) for run in group.runs))
+
+
+def _newest(encoders: list[EncoderRun], left_out: list[tuple[Path, str]]) -> list[EncoderRun]:
+    """Each encoder's last run of each task and seed."""
+    kept: dict[tuple, EncoderRun] = {}
+    for run in sorted(encoders, key=lambda run: -(run.path / "summary.json").stat().st_mtime):
+        newer = kept.setdefault((run.label, run.task, run.seed), run)
+        if newer is not run:
+            left_out.append((run.path, _replaced_by(newer.path)))
+    return [run for run in encoders if run in kept.values()]
+
+
+def _replaced_by(newer: Path) -> str:
+    return f"has the settings and the seed of {newer}, which is newer and was used instead"
 
 
 def sort_views(groups: Sequence[Group]) -> list[Arena]:
@@ -223,23 +244,57 @@ def under(method: Method, condition: str) -> Method:
     return replace(method, groups={task: group for task, group in groups.items() if group.runs})
 
 
+def runs_under(group: Group, *conditions: str) -> list[ViewRun]:
+    """Those of its runs that had all of these conditions."""
+    return [run for run in view_runs(group) if all(condition in run.conditions for condition in conditions)]
+
+
 def success_of_seeds(group: Group, *conditions: str) -> list[list[np.ndarray]]:
     """For each condition, per seed what the episodes came to; of those seeds that had all of these conditions."""
-    runs = [run for run in view_runs(group) if all(condition in run.conditions for condition in conditions)]
-    return [[run.conditions[condition].own.success for run in runs] for condition in conditions]
+    return [[run.conditions[condition].own.success for run in runs_under(group, *conditions)] for condition in conditions]
+
+
+def success_under(group: Group, condition: str) -> Interval | None:
+    """The mean over seeds with its 95 % interval; None where no run had the condition."""
+    runs = runs_under(group, condition)
+    if not runs:
+        return None
+    value, ends = success_interval([run.conditions[condition].own for run in runs])
+    return Interval(value, *ends)
+
+
+def expert_under(methods: Iterable[Method], task: str, condition: str) -> Interval | None:
+    """The same of the expert, on the episodes of these methods' runs."""
+    groups = [under(method, condition).groups.get(task) for method in methods]
+    if not (known := references([group for group in groups if group], "expert")):
+        return None
+    value, ends = success_interval(known)
+    return Interval(value, *ends)
 
 
 def retention_under(group: Group, condition: str) -> Ratio | None:
     """See `retention`; None where no run has both the condition and the nominal cameras."""
     nominal, shifted = success_of_seeds(group, NOMINAL, condition)
-    return retention(nominal, shifted) if nominal else None
+    found = retention(nominal, shifted) if nominal else None
+    return Ratio(1.0, 1.0, 1.0) if found and condition == NOMINAL else found
+
+
+def levels_of(group: Group, levels: Iterable[str]) -> list[str]:
+    """Those which any of the runs had."""
+    return [level for level in levels if runs_under(group, level)]
 
 
 def area_under(group: Group, levels: Sequence[str]) -> Ratio | None:
-    """See `retention_area`; of those levels which any of the runs has."""
-    levels = [level for level in levels if any(level in run.conditions for run in view_runs(group))]
+    """See `retention_area`; of those levels which any of the runs had, over the seeds that had them all."""
+    levels = levels_of(group, levels)
     found = dict(zip(map(int, (level[1:] for level in levels)), success_of_seeds(group, *levels), strict=True))
     return retention_area(found) if found and all(found.values()) else None
+
+
+def worst_azimuth_under(group: Group, levels: Sequence[str]) -> dict | None:
+    """See `worst_azimuth_bin`; of all seeds and levels above the nominal one, where the outside camera's azimuth is known."""
+    moved = [run.conditions[level] for level in levels if level != NOMINAL for run in runs_under(group, level)]
+    return worst_azimuth_bin((each.outside["azimuth"], each.own.success) for each in moved if "azimuth" in each.outside)
 
 
 def covered(train_camera: str, level: int) -> bool:
@@ -328,18 +383,18 @@ def _trained_at(camera: str, method: Method, methods: Iterable[Method]) -> Metho
 
 def _label(method: Method) -> str:
     """A method's label with the name of its regime in place of the settings that the regime chooses."""
-    regimes = {run.summary.get("regime") for group in method.groups.values() for run in group.runs}
-    regime = next(iter(regimes)) if len(regimes) == 1 else None
-    camera = f"camera={word(method.settings['camera'])}"
-    words = [(regime or f"trained at {camera[7:]}") if each == camera else each for each in method.label.split(", ")]
+    regimes = [run.summary.get("regime") for group in method.groups.values() for run in group.runs]
+    regime = regimes[0] if isinstance(regimes[0], str) and regimes.count(regimes[0]) == len(regimes) else None
+    camera = method.settings["camera"]
+    words = [(regime or f"trained at {camera}") if each == f"camera={camera}" else each for each in method.label.split(", ")]
     return ", ".join(each for each in words if not (regime in words and each.startswith("camera_input=")))
 
 
 def _same_episodes(run: ViewRun, newer: ViewRun) -> bool:
     """Whether two evaluations are of one policy on the same episodes."""
     trained = [{key: each.summary.get(key) for key in ("env_steps", "updates")} for each in (run, newer)]
-    episodes = {condition.sha256 for each in (run, newer) for condition in each.conditions.values()}
-    return trained[0] == trained[1] and len(episodes) == 1
+    conditions = [condition for each in (run, newer) for condition in each.conditions.values()]
+    return trained[0] == trained[1] and len({(condition.checkpoint, condition.own.episodes) for condition in conditions}) == 1
 
 
 def _read_view(path: Path) -> ViewRun | EncoderRun:
@@ -348,19 +403,19 @@ def _read_view(path: Path) -> ViewRun | EncoderRun:
         summary = ended_summary(path)
         if summary.get("status") != "finished" or summary.get("command") != "viewpoint":
             raise Unusable("is broken: summary.json does not hold what a finished viewpoint run leaves")
-        drift = json.loads((path / "drift.json").read_text(encoding="utf-8")) if (path / "drift.json").exists() else {}
-        if not all(is_number(each["feature_drift"]) and is_number(each["probe_cm"]) for each in drift.get("conditions", {}).values()):
-            raise Unusable("is broken: drift.json holds no numbers")
+        drift = _drift(path / "drift.json") if (path / "drift.json").exists() else {}
         if not (path / "trained.yaml").exists():
             return _encoder(path, asked, summary, drift)
         trained = read_settings(path / "trained.yaml")
         check_settings(trained)
-        conditions = _conditions(read_metrics(path / "views.jsonl"), asked["episodes"] * _number_of_tasks(trained))
+        published = {name: str(facts.get("published") or "") for name, facts in (summary.get("presets") or {}).items()}
+        conditions = _conditions(read_metrics(path / "views.jsonl"), asked["episodes"] * _number_of_tasks(trained), published)
         if not conditions:
             raise Unusable("is broken: no camera setting of views.jsonl was evaluated to its end")
         # Success compares where the evaluations' appearance and episodes are equal; what it was trained with is a part of the method.
         settings = {key: value for key, value in trained.items() if key not in OF_EVALUATIONS}
         settings |= {"eval_episodes": asked["episodes"], "eval_camera": None, "trained_appearance": trained.get("appearance")}
+        settings["camera"] = word(trained["camera"])
         settings["appearance"] = asked.get("appearance") or trained.get("appearance")
         first = next(iter(conditions))
         return ViewRun(path, settings, summary, conditions[first].own, {}, conditions, drift).under(first)
@@ -374,33 +429,66 @@ def _encoder(path: Path, asked: dict[str, Any], summary: dict, drift: dict) -> E
     if not drift.get("conditions"):
         raise Unusable("has neither a policy's evaluation (trained.yaml) nor an encoder's drift (drift.json)")
     words = [str(summary["encoder"]["name"])]
-    words += [f"{key}={word(asked[key])}" for key in ("variant", "weights", "readout") if asked.get(key)]
+    words += [f"{key}={word(asked[key])}" for key in ("variant", "weights", "readout", "appearance") if asked.get(key)]
     words += [f"views={word(summary['views'])}"] if summary.get("views") else []
     return EncoderRun(path, ", ".join(words), word(summary["task"]), int(asked.get("seed") or 0), drift)
 
 
-def _conditions(rows: Sequence[dict], episodes: int) -> dict[str, Condition]:
-    """By title, from rows of views.jsonl; of two rows of one policy and condition the later one counts."""
+def _drift(path: Path) -> dict:
+    """What a drift.json holds; raises `Unusable` where that is none of what tables and figures are made of."""
+    drift = json.loads(path.read_text(encoding="utf-8"))
+    for facts in [drift, *drift["conditions"].values()]:
+        numbers = [facts[key] for key in ("no_picture_cm", "feature_drift", "probe_cm", "ceiling_cm") if key in facts]
+        numbers += [end for key in ("feature_drift_ci95", "probe_cm_ci95") if facts.get(key) for end in _pair(facts[key])]
+        if not all(map(is_number, numbers)) or facts is not drift and not {"feature_drift", "probe_cm"} <= facts.keys():
+            raise Unusable("is broken: drift.json holds no numbers")
+    return drift
+
+
+def _pair(ends: Any) -> tuple[Any, Any]:
+    low, high = ends
+    return low, high
+
+
+def _conditions(rows: Sequence[dict], episodes: int, published: dict[str, str]) -> dict[str, Condition]:
+    """By title, from rows of views.jsonl; of two rows of one policy and condition the later one counts.
+
+    Rows of other episodes or of another checkpoint than the last one's do not: nothing is a share of what was won elsewhere.
+    """
+    whole = [row for row in rows if row.get("episodes") == episodes and row.get("policy") in ("trained", "expert")]
     by_title: dict[str, dict[str, dict]] = {}
-    for row in rows:
-        if row.get("episodes") == episodes and row.get("policy") in ("trained", "expert"):
+    for row in whole:
+        if all(row.get(key) == whole[-1].get(key) for key in ("seeds_sha256", "checkpoint_sha256")):
             by_title.setdefault(_title(row), {})[row["policy"]] = row
     found = {}
     for title, policies in by_title.items():
         if (row := policies.get("trained")) is None:
             continue
-        own, expert = (outcomes_of_one(policies[name]) if name in policies else None for name in ("trained", "expert"))
+        own, expert = (_outcomes(policies[name]) if name in policies else None for name in ("trained", "expert"))
         assert own is not None
         if not own.in_order:
             raise Unusable(f"is broken: views.jsonl does not tell how each episode of {title} went")
-        factors = {
-            name: {key: np.array(values, dtype=float) for key, values in each.items() if len(values) == episodes}
-            for name, each in (row.get("views") or {}).items()
-        }
+        level = row.get("level") if row["kind"] == "level" else None
+        if row["kind"] not in KINDS or row["kind"] == "level" and (type(level) is not int or title != f"L{level}"):
+            raise Unusable(f"is broken: views.jsonl has {title} of kind {row['kind']} and level {level}")
         counts = int(row.get("views_drawn") or 0), int(row.get("views_rejected") or 0)
-        found[title] = Condition(
-            row["condition"], row["kind"], row.get("level"), row["camera"], own, expert, factors, *counts, str(row.get("seeds_sha256"))
-        )
+        about = str(row.get("checkpoint_sha256")), published.get(row["condition"], "")
+        found[title] = Condition(row["kind"], level, str(row["camera"]), own, expert, _factors(row, episodes), *counts, *about)
+    return found
+
+
+def _outcomes(row: dict) -> Outcomes:
+    return replace(outcomes_of_one(row), episodes=str(row.get("seeds_sha256")))
+
+
+def _factors(row: dict, episodes: int) -> dict[str, dict[str, np.ndarray]]:
+    """How each episode's view deviated, by camera and factor."""
+    found = {
+        name: {key: np.array(values, dtype=float) for key, values in each.items() if len(values) == episodes}
+        for name, each in (row.get("views") or {}).items()
+    }
+    if not all(np.isfinite(values).all() for each in found.values() for values in each.values()):
+        raise Unusable(f"is broken: views.jsonl does not tell where the cameras of {_title(row)} stood")
     return found
 
 

@@ -15,7 +15,7 @@ from agents.evaluate import Interrupted
 from agents.imitation import demos as module
 from agents.imitation.demos import Worlds, find_demos, one_at_a_time
 from agents.recording.recorder import FIRST_ID
-from envs import make_env
+from envs import make_env, write_manifest
 from envs.registry import task_class
 from robo_repr.core.config import ImitationConfig, RecordConfig
 from robo_repr.core.errors import UserError
@@ -103,6 +103,14 @@ def test_whatever_changes_the_recording_changes_its_address(monkeypatch):
     spec.body("ball").pos[0] += 0.01
     monkeypatch.setattr(reach, "spec", classmethod(lambda cls: spec))
     assert module._address(plain, reach) not in found
+
+
+def test_another_manifest_at_the_same_path_is_another_address(tmp_path):
+    addresses = []
+    for height in (0.5, 0.6, 0.5):
+        path = write_manifest(tmp_path / "views.json", "reach", [{"front": [1.4, 0, height, 1, 0, 0, 0, 40]}], "L2", 0)
+        addresses.append(module._address(RecordConfig(task="reach", views=["front"], camera=str(path)), task_class("reach")))
+    assert addresses[0] == addresses[2] != addresses[1]
 
 
 def test_an_expert_that_fails_is_not_asked_for_ever(tmp_path, monkeypatch):
