@@ -19,6 +19,7 @@ import json
 import os
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -419,7 +420,8 @@ class Benchmark:
             self._stop_file.unlink(missing_ok=True)
 
     def _console(self) -> Console:
-        return PatientConsole()
+        # A file has no screen's width; 140 columns hold a method and six levels.
+        return PatientConsole(width=None if sys.stdout.isatty() else 140)
 
     # ---- what came of them ---------------------------------------------------------------------------------------------------------
 
@@ -494,7 +496,9 @@ class Benchmark:
             title = task if self.columns is None else f"{task}: {one}".removeprefix(": ")
             table = Table(title=Text(title))  # not a string, in which [words] are marks
             for heading in ("method", *(name or one for name in names), "seeds", "episodes"):
-                table.add_column(Text(heading), justify="left" if heading == "method" else "right", overflow="fold")
+                table.add_column(
+                    Text(heading), justify="left" if heading == "method" else "right", overflow="fold", no_wrap=heading == "method"
+                )
             of_task = [row for row in rows if not task or _text(row["task"]) == task]
             for method in {row["method"]: None for row in of_task}:
                 group = [row for row in of_task if row["method"] == method]
@@ -506,9 +510,10 @@ class Benchmark:
                 few |= len(done) < SEEDS_NEEDED
                 missing = f" of {len(group)}" if len(done) < len(group) else ""
                 outcomes = [[found[name] for row in done if name in (found := self._outcomes(row))] for name in names]
-                table.add_row(
-                    label, *map(Text, map(_over_seeds, outcomes)), f"{len(done)}{missing}", str(sum(row["episodes"] for row in done))
-                )
+                cells = [_over_seeds(each) for each in outcomes]
+                if len(cells) > 1:  # beside each other, so narrow
+                    cells = [cell.replace(" [", "\n[") for cell in cells]
+                table.add_row(label, *map(Text, cells), f"{len(done)}{missing}", str(sum(row["episodes"] for row in done)))
             console.print(table)
         if few:
             console.out(
