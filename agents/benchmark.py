@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column, Table
+from rich.progress import TextColumn
+from rich.table import Table
 from rich.text import Text
 
 from agents.cell_process import CellProcess, end_with_parent, find, in_words
-from agents.progress import PatientConsole
+from agents.progress import Bar, PatientConsole
 from robo_repr.core.cli import compose, takes_one_value, words_and_values
 from robo_repr.core.config import CONFIGS, flat, folder_of, folder_text, load_part, short_name
 from robo_repr.core.errors import Failure, UserError, check_range, unknown
@@ -537,42 +537,23 @@ class _StoppingSignals(Signals):
             self._stop.touch()
 
 
-class _Progress:
+class _Progress(Bar):
     """What a person sees while cells run: a bar on a terminal, a line per cell anywhere."""
 
     def __init__(self, console: Console, grid: Benchmark):
-        self._console, self._total = console, len(grid.cells)
-        self._done = self._before = self._total - len(grid.todo())
+        total = len(grid.cells)
+        self._done = self._before = total - len(grid.todo())
         self._began = time.perf_counter()
-        console.out(f"{self._total} cells, {self._done} finished before; writing to {grid.folder}", highlight=False)
-        self._bar = None
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.completed:.0f}/{task.total:.0f} cells"),
-                BarColumn(bar_width=12),
-                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
-            )
-            self._bar = Progress(*columns, console=console, expand=True)
-            self._task = self._bar.add_task("", total=self._total, completed=self._done)
-
-    def __enter__(self) -> "_Progress":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._bar:
-            self._bar.stop()
+        console.out(f"{total} cells, {self._done} finished before; writing to {grid.folder}", highlight=False)
+        super().__init__(console, total, self._done, TextColumn("{task.completed:.0f}/{task.total:.0f} cells"))
 
     def begin(self, cell: Cell) -> None:
         self._cell_began = time.perf_counter()
-        if self._bar:
-            self._bar.update(self._task, description=f"{cell}{self._left()}")
+        self.show(self._done, f"{cell}{self._left()}")
 
     def end(self, outcome: str) -> None:
         self._done += 1
-        if self._bar:
-            self._bar.update(self._task, completed=self._done)
+        self.show(self._done)
         seconds = time.perf_counter() - self._cell_began
         self._console.out(f"{self._done}/{self._total} {outcome} ({seconds:.0f} s{self._left()})", highlight=False)
 

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
+from rich.progress import TextColumn
 
 from agents.base import ExpertPolicy
 from agents.evaluate import Evaluation, Interrupted, evaluate, evaluation_env
@@ -27,7 +26,7 @@ from agents.film import record_film
 from agents.load import load_run
 from agents.parts import build_encoder_of, choose_device, env_settings, needs_pictures, tasks_of
 from agents.policy_run import about_encoder, memory_is_enough, peak_memory_mb
-from agents.progress import PatientConsole
+from agents.progress import Bar, PatientConsole
 from agents.viewpoint.conditions import Condition, find_conditions
 from agents.viewpoint.drift import measure_drift
 from agents.viewpoint.policies import Miscalibrated, Watched
@@ -509,7 +508,7 @@ class Viewpoint:
         return next((camera.name for camera in cameras if not camera.mounted), None)
 
 
-class _Progress:
+class _Progress(Bar):
     """What a person sees: a bar on a terminal, and a line for each condition anywhere.
 
     Args:
@@ -518,30 +517,12 @@ class _Progress:
     """
 
     def __init__(self, console: Console, total: int = 1, done: int = 0):
-        self._console, self._total, self._done = console, total, done
-        self._share, self._text, self._bar = 0.0, "", None
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.percentage:3.0f} %"),
-                BarColumn(bar_width=12),
-                TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
-            )
-            self._bar = Progress(*columns, console=console, expand=True)
-            self._task = self._bar.add_task("", total=self._total, completed=self._done)
-
-    def __enter__(self) -> "_Progress":
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._bar:
-            self._bar.stop()
+        super().__init__(console, total, done, TextColumn("{task.percentage:3.0f} %"))
+        self._done, self._share, self._before = done, 0.0, ""
 
     def begin(self, name: str) -> None:
         self._share = 0.0
-        if self._bar:
-            self._bar.update(self._task, description=f"{name}{self._text}")
+        self.show(self._done, f"{name}{self._before}")
 
     def advance(self, share: float) -> None:
         """So much more of the part is done."""
@@ -550,12 +531,11 @@ class _Progress:
     def reach(self, share: float) -> None:
         """So much of the part is done."""
         self._share = min(share, 1.0)
-        if self._bar:
-            self._bar.update(self._task, completed=self._done + self._share)
+        self.show(self._done + self._share)
 
     def end(self, row: dict) -> None:
         self._done, self._share = self._done + 1, 0.0
-        self._text = f"  (before: {row['condition']} {row['success']:.0%})"
+        self._before = f"  (before: {row['condition']} {row['success']:.0%})"
         rejected = f", {row['views_rejected'] / row['views_drawn']:.0%} of views drawn anew" if row["views_drawn"] else ""
         success = f"success {rate(row['success'], row['success_ci95'])}{rejected}"
         self._console.out(f"{self._done}/{self._total} {row['condition']}: {success} ({row['seconds']:.0f} s)", highlight=False)
