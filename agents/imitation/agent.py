@@ -171,7 +171,8 @@ class ImitationAgent:
         state = [obs["state"].float()]
         if self.instructions.size:
             state.append(obs["instruction"])
-        state.append(self.camera_input(obs["camera"]))
+        if self.camera_input.size:
+            state.append(self.camera_input(obs["camera"]))
         seen = {"features": features.float(), "state": torch.cat([part.cpu() for part in state], dim=1)}
         first = torch.ones(len(features), dtype=torch.bool) if memory is None or first is None else torch.as_tensor(first)
         with torch.no_grad():

@@ -100,7 +100,7 @@ def test_measurements_are_multiplied_up_to_the_whole_cell(sides, monkeypatch):
     ours, peer = (side.measure() for side in sides)
     # Whatever is timed takes a second.
     assert ours["train: encode"] == 1 and ours["train: update"] == 40 / 8
-    assert sum(ours.values()) == pytest.approx(1 + 40 / 8 + 2 * 30 / 3) and min(ours.values()) > 0
+    assert sum(ours.values()) == pytest.approx(1 + 40 / 8 + 2 * 30 / 3)
     assert peer["train: encode"] == peer["train: update"] == 40
     # A rollout begins, takes 30 steps, and is seen before and after each; there are four of them.
     assert peer["rollouts: physics"] == peer["rollouts: render"] == peer["rollouts: encode"] == 4 * 31
