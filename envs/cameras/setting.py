@@ -93,7 +93,10 @@ class CameraSetting:
             UserError: it names a camera that is not among the views, or is a manifest of another task.
         """
         if views and (lacking := [name for name in sorted(self._only) if name not in (*views, "outside")]):
-            raise unknown(f"camera={self.text}: the camera after @", lacking[0], [*views, "outside", "together"])
+            raise UserError(
+                f"camera={self.text} moves {lacking[0]}, but no such camera is looked through here. Behind @ stand {', '.join(views)}, "
+                "outside (all that stand in the world) or together, joined by +."
+            )
         cameras = nominal_cameras(model, list(views))
         self._sampler.bind(model, task, [camera.name for camera in cameras if self._perturbs(camera)])
 
