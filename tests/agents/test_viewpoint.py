@@ -419,7 +419,7 @@ def test_a_run_that_went_on_since_is_not_mixed_in(tmp_path):
         ({"presets": ["colloseum"]}, "Did you mean presets=colosseum"),
         ({"presets": ["L0..L3"]}, "presets=L0..L3 changes over a training"),
         ({"presets": [3]}, "3 is no name"),
-        ({"presets": ["L3@left"]}, "left is not known.*front"),
+        ({"presets": ["L3@left"]}, "moves left.*front"),
         ({"presets": ["nowhere.json"]}, "nowhere.json cannot be read"),
         ({"factors": ["asimuth"]}, "Did you mean factors=azimuth"),
         ({"controls": ["alne"]}, "Did you mean controls=alone"),
