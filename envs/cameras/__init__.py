@@ -18,8 +18,8 @@ from envs.cameras.pose import (
     to_world,
 )
 from envs.cameras.presets import PRESETS
-from envs.cameras.samplers import Occasion, Sampler
-from envs.cameras.setting import CameraSetting, Drawn, parse_camera
+from envs.cameras.samplers import Drawn, Occasion, Sampler
+from envs.cameras.setting import CameraSetting, parse_camera
 
 __all__ = [
     "FACTORS",

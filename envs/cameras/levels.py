@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from envs.cameras.pose import FACTORS, Factors, NominalCamera, neutral
+from envs.cameras.pose import FACTORS, Factors, NominalCamera, neutral, to_spherical
 from envs.cameras.samplers import Occasion, Sampler
 
 
@@ -131,7 +131,7 @@ class Sphere(Sampler):
     def draw(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Factors:
         bound = bounds(camera, self.level)
         azimuth = generator.uniform(-bound.azimuth, bound.azimuth, 1)
-        centre = 0.0 if camera.look_at is None else np.degrees(_elevation(camera))
+        centre = 0.0 if camera.look_at is None else float(np.degrees(to_spherical(camera.pose[:3] - camera.look_at)[1]))
         # Uniform in the sine of the elevation, cut off where the level reaches beyond the pole.
         low, high = np.sin(np.radians(np.clip([centre - bound.elevation, centre + bound.elevation], -90, 90)))
         return {**neutral(), "azimuth": azimuth, "elevation": np.degrees(np.arcsin(generator.uniform(low, high, 1))) - centre}
@@ -226,11 +226,6 @@ def _normal(generator: np.random.Generator) -> np.ndarray:
     while abs(draw := generator.normal(0, 0.5)) > 1:
         pass
     return np.array([draw])
-
-
-def _elevation(camera: NominalCamera) -> float:
-    offset = camera.pose[:3] - camera.look_at
-    return float(np.arcsin(offset[2] / np.linalg.norm(offset)))
 
 
 def _way(horizon: int) -> np.ndarray:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.cameras.pose import Factors, NominalCamera, find_factors
-from envs.cameras.samplers import Occasion, Sampler
+from envs.cameras.pose import NominalCamera, find_factors
+from envs.cameras.samplers import Drawn, Occasion, Sampler
 from envs.render import mujoco
 from robo_repr.core.errors import UserError
 from robo_repr.core.files import home_expanded, write_whole
@@ -58,14 +58,12 @@ class Manifest(Sampler):
                 f"views=[{','.join(self.views[0])}], or move these alone: camera={self.path}@{'+'.join(self.views[0])}."
             )
 
-    def draw(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Factors:
-        return find_factors(camera, self.poses(camera, generator, occasion))
-
-    def poses(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> np.ndarray:
-        """The poses (T, 8) themselves, to the last bit."""
+    def view(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
+        """The poses as they stand in the file, to the last bit."""
         kind, number = occasion.episode[0], occasion.episode[-1]
         chosen = number % len(self.views) if kind == "evaluation" else int(generator.integers(len(self.views)))
-        return self.views[chosen][camera.name]
+        poses = self.views[chosen][camera.name]
+        return Drawn(find_factors(camera, poses), poses)
 
 
 def write_manifest(path: str | Path, task: str, views: Sequence[dict[str, np.ndarray]], camera: str, seed: int) -> Path:

@@ -26,7 +26,7 @@ from envs.cameras.pose import (
 from envs.cameras.samplers import Occasion, Sampler
 from robo_repr.core.errors import UserError, unknown
 
-Drawn = dict[str, np.ndarray]  # a paper's quantities, in its units
+Published = dict[str, np.ndarray]  # a paper's quantities, in its units
 X, Y, Z = np.eye(3)
 ROBOT_BASE = np.zeros(3)  # where the arm of every native task stands
 SWING = 100  # steps after which MoVie's moving camera is back where it started
@@ -71,11 +71,11 @@ class Preset(Sampler):
         """Those that stand outside: no paper but one moves a camera that is carried by the hand."""
         return not camera.mounted
 
-    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
+    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Published:
         """One draw of the paper's quantities, each (...,) or, where cameras move, (horizon + 1, ...)."""
         return {name: bound.draw(generator) for name, bound in self.bounds.items()}
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         """What the paper's quantities are for a camera of ours."""
         return _factors(**drawn)
 
@@ -91,7 +91,7 @@ class Dcs(Preset):
         names = ("azimuth", "elevation", "roll")
         super().__init__({name: Bound(-angle, angle, "deg") for name in names} | {"distance": Bound(1 - 0.5 * scale, 1 + 1.5 * scale, "x")})
 
-    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
+    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Published:
         bound = self.bounds["elevation"]
         nominal = np.degrees(to_spherical(camera.pose[:3] - camera.look_at)[1])
         low, high = np.clip([bound.low, bound.high], -nominal, 90 - nominal)
@@ -101,11 +101,11 @@ class Dcs(Preset):
 class Offset(Preset):
     """The camera is shifted along the world's axes (position) and, where there is an angle, turned by it about a random axis."""
 
-    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
+    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Published:
         axis = generator.normal(size=3)
         return {**super().published(camera, generator, occasion), "axis": axis / np.linalg.norm(axis)}
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         rotation = _rotation(drawn["axis"], drawn.get("angle", np.zeros(()))) @ quaternion_to_matrix(camera.pose[3:7])
         return _found(camera, camera.pose[:3] + drawn["position"], rotation, drawn.get("fov", np.zeros(())))
 
@@ -115,7 +115,7 @@ class MovieMoving(Preset):
 
     moves = True
 
-    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
+    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Published:
         way = np.abs(2 - 4 * (np.arange(occasion.horizon + 1) % SWING) / SWING) - 1
         return {name: bound.high * way for name, bound in self.bounds.items()}
 
@@ -125,11 +125,11 @@ class MovieShaking(Preset):
 
     moves = True
 
-    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
+    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Published:
         bound = self.bounds["position"]
         return {"position": np.clip(generator.normal(0, 0.03, (occasion.horizon + 1, *bound.shape)), bound.low, bound.high)}
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         return _factors(look_at=drawn["position"])
 
 
@@ -143,7 +143,7 @@ class MvMwm(Preset):
     nominal = {"phi": 27.0, "radius": 1.35, "height": 1.6}
     distance = 1.35 / np.cos(np.radians(27))
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         offset = camera.pose[:3] - camera.look_at
         azimuth, _, distance = to_spherical(offset)
         scale = distance / self.distance
@@ -160,7 +160,7 @@ class MvMwm(Preset):
 class VistaArc(Preset):
     """VISTA's arc: at constant height about the point of the line of sight that is as far as the robot's base, give or take."""
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         position, rotation = camera.pose[:3], quaternion_to_matrix(camera.pose[3:7])
         radius = np.linalg.norm(position - ROBOT_BASE) + drawn["radius"]
         centre = position - radius * rotation[:, 2]
@@ -171,7 +171,7 @@ class VistaArc(Preset):
 class Colosseum(Preset):
     """Colosseum: the place is shifted along the world's axes, and so is each Euler angle (about x, then the turned y, then z)."""
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         # In its simulator a camera looks along +z: half a turn about y, which flips signs of shifts that are as likely either way.
         turn = quaternion_to_matrix(camera.pose[3:7])
         angles = np.array([np.arctan2(-turn[1, 2], turn[2, 2]), np.arcsin(np.clip(turn[0, 2], -1, 1)), np.arctan2(-turn[0, 1], turn[0, 0])])
@@ -207,8 +207,8 @@ class LiberoPlus(Preset):
             }
         )
 
-    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
-        drawn: Drawn = {name: np.zeros(()) for name in self.bounds} | {"distance": np.ones(())}
+    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Published:
+        drawn: Published = {name: np.zeros(()) for name in self.bounds} | {"distance": np.ones(())}
         kind = generator.choice(3, p=np.array(self.kinds) / sum(self.kinds))
         if kind == 0:
             while not (drawn["azimuth"] or drawn["elevation"]):
@@ -221,7 +221,7 @@ class LiberoPlus(Preset):
                 drawn["yaw"], drawn["pitch"] = 2.0 * generator.integers(-5, 6, 2)
         return drawn
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         yaw, pitch = np.radians(drawn["yaw"]), np.radians(drawn["pitch"])
         if not (yaw or pitch):
             return _factors(**{name: drawn[name] for name in ("azimuth", "elevation", "distance")})
@@ -232,7 +232,7 @@ class LiberoPlus(Preset):
 class FactorWorld(Preset):
     """Factor World: spherical coordinates about the scene's origin. It has no nominal camera: the middle of the ranges stands for it."""
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         middle = {name: (bound.low + bound.high) / 2 for name, bound in self.bounds.items()}
         return _factors(
             azimuth=drawn["azimuth"] - middle["azimuth"],
@@ -270,10 +270,10 @@ class KitchenShift(Preset):
         units = ("m", "deg", "deg", "m", "m")
         super().__init__({name: Bound(float(low[i]), float(high[i]), units[i]) for i, name in enumerate(self.names)})
 
-    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Drawn:
+    def published(self, camera: NominalCamera, generator: np.random.Generator, occasion: Occasion) -> Published:
         return dict(zip(self.names, self.cameras[generator.integers(len(self.cameras))], strict=True))
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         distance, azimuth, elevation, *look_at = np.array([drawn[name] for name in self.names]) - self.nominal
         ours, _, length = to_spherical(camera.pose[:3] - camera.look_at)
         # The paper's nominal camera stands opposite to where it looks.
@@ -285,7 +285,7 @@ class KitchenShift(Preset):
 class Maniwhere(Preset):
     """Maniwhere: the camera circles its point, but looks at another one nearby."""
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         place = apply_factors(camera, _factors(**{name: drawn[name] for name in ("azimuth", "elevation", "distance")}))[0, :3]
         shift = np.array([*drawn["look_at_xy"], drawn["look_at_z"]])
         return _found(camera, place, _look(camera, place, camera.look_at + shift), drawn["fov"])
@@ -301,7 +301,7 @@ class Squint(Preset):
     def perturbs(self, camera: NominalCamera) -> bool:
         return True
 
-    def factors(self, camera: NominalCamera, drawn: Drawn) -> Factors:
+    def factors(self, camera: NominalCamera, drawn: Published) -> Factors:
         if camera.mounted:
             azimuth, elevation, roll = drawn["wrist_turn"]
             return _factors(azimuth=azimuth, elevation=elevation, roll=roll, look_at=drawn["wrist_position"], fov=drawn["wrist_fov"])

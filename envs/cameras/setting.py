@@ -3,15 +3,14 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from envs.cameras.levels import LEVELS, Drift, Gaussian, Grid, Jitter, Schedule, Sphere, Sweep, Uniform, Zoom
-from envs.cameras.manifest import Manifest, read_manifest
-from envs.cameras.pose import FACTORS, Factors, NominalCamera, apply_factors, find_factors, neutral, nominal_cameras
+from envs.cameras.manifest import read_manifest
+from envs.cameras.pose import FACTORS, Factors, NominalCamera, find_factors, neutral, nominal_cameras
 from envs.cameras.presets import PRESETS, find_preset
-from envs.cameras.samplers import Occasion, Sampler
+from envs.cameras.samplers import Drawn, Occasion, Sampler
 from envs.render import mujoco
 from robo_repr.core.errors import UserError, unknown
 from robo_repr.core.seeding import rng
@@ -29,14 +28,6 @@ WAYS = (
     "Levels are L0 to L5, alone or as L3:shell, L3:azimuth (or another factor), L3:gaussian, L3:sweep and the like; L0..L3 moves over a "
     f"training; presets are {', '.join(PRESETS)}; among:front+left takes the place of one of these cameras; a manifest is a .json file"
 )
-
-
-class Drawn(NamedTuple):
-    """An episode's views of one camera: poses (T, 8) in the frame of its parent body, and the factors (T, ...) that give them. T = 1 for a
-    camera that stands still."""
-
-    factors: Factors
-    poses: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class CameraSetting:
     def __init__(self, text: str, sampler: Sampler, only: frozenset[str] = frozenset(), together: bool = False):
         self.text, self._sampler, self._only = text, sampler, only
         self.together, self.moves, self.is_schedule = together, sampler.moves, sampler.is_schedule
-        self.sha256 = sampler.sha256 if isinstance(sampler, Manifest) else None
+        self.sha256 = sampler.sha256
 
     def __repr__(self) -> str:
         return f"CameraSetting({self.text!r})"
@@ -117,12 +108,7 @@ class CameraSetting:
                 continue
             stream = "camera/together" if self.together else f"camera/{camera.name}"
             generator = rng(seed, stream, *occasion.episode, *([f"attempt {attempt}"] if attempt else []))
-            if isinstance(self._sampler, Manifest):
-                poses = self._sampler.poses(camera, generator, occasion)
-                views.append(Drawn(find_factors(camera, poses), poses))
-            else:
-                factors = self._sampler.draw(camera, generator, occasion)
-                views.append(Drawn(factors, apply_factors(camera, factors)))
+            views.append(self._sampler.view(camera, generator, occasion))
             fov = views[-1].poses[:, 7]
             if len(beyond := fov[(fov <= 0) | (fov >= 180)]):
                 raise UserError(

@@ -54,6 +54,12 @@ class Estimate:
             return float(self.value == 0)
         return 2 * float(stdtr(self.freedom, -abs(self.value) / self.error))
 
+    def outcome(self, level: float) -> str:
+        """What a difference shows when it is tested at that level: ``better``, ``worse``, or ``no difference shown``."""
+        if self.p_value() >= level:
+            return "no difference shown"
+        return "better" if self.value > 0 else "worse"
+
 
 def mean_over_seeds(outcomes: Sequence[np.ndarray], share: bool = True) -> Estimate:
     """The mean over seeds of what their episodes came to, each seed counting alike.

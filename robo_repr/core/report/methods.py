@@ -148,11 +148,7 @@ class Verdict:
     @property
     def outcome(self) -> str:
         """``better``, ``worse``, ``no difference shown``, or ``too few seeds``."""
-        if self.seeds < SEEDS_NEEDED:
-            return "too few seeds"
-        if self.estimate.p_value() >= self.level:
-            return "no difference shown"
-        return "better" if self.estimate.value > 0 else "worse"
+        return self.estimate.outcome(self.level) if self.seeds >= SEEDS_NEEDED else "too few seeds"
 
     def __str__(self) -> str:
         low, high = self.estimate.interval(self.level)

@@ -340,11 +340,7 @@ class Effect:
     @property
     def outcome(self) -> str:
         """``better``, ``worse``, ``no difference shown``, or ``too few``."""
-        if not self.enough:
-            return "too few"
-        if self.estimate.p_value() >= self.level:
-            return "no difference shown"
-        return "better" if self.estimate.value > 0 else "worse"
+        return self.estimate.outcome(self.level) if self.enough else "too few"
 
 
 def effects(pairs: Iterable[tuple[Method, Method]], conditions: Sequence[str]) -> list[Effect]:
